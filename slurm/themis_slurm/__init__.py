@@ -1,0 +1,1 @@
+"""Dispatch of bundles on Slurm; the only package that knows submitit and Slurm."""

@@ -1,0 +1,1 @@
+"""Themis: large LLM evaluations on Slurm clusters, proved before they are counted."""
