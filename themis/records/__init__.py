@@ -1,0 +1,1 @@
+"""What Themis hands back: typed records of scores and outputs."""

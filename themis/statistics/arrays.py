@@ -1,0 +1,30 @@
+"""The two shapes that every statistic here takes and gives: float arrays and intervals."""
+
+from typing import NamedTuple, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+FloatArray: TypeAlias = npt.NDArray[np.float64]
+BoolArray: TypeAlias = npt.NDArray[np.bool_]
+IntArray: TypeAlias = npt.NDArray[np.int64]
+
+
+class Interval(NamedTuple):
+    """The ends of one confidence interval, or of many (element by element)."""
+
+    lower: FloatArray
+    upper: FloatArray
+
+
+def floats(values: npt.ArrayLike) -> FloatArray:
+    """Read numbers as float64, without a copy where possible."""
+    return np.asarray(values, dtype=np.float64)
+
+
+def never_zero(p_values: FloatArray) -> FloatArray:
+    """Raise p-values that underflowed to 0 to the smallest normal double.
+
+    A test never proves that its null is impossible, so nothing here reports p = 0.
+    """
+    return np.where(p_values == 0.0, np.finfo(np.float64).tiny, p_values)
