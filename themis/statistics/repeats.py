@@ -29,7 +29,8 @@ def pass_at_k(n: npt.ArrayLike, c: npt.ArrayLike, k: int) -> FloatArray:
         One estimate per item; NaN where an item has fewer than k answers.
     """
     n, c = floats(n), floats(c)
-    return _where_enough(n, k, -np.expm1(_log_binomial(n - c, k) - _log_binomial(n, k)))
+    ways = _log_binomial(np.maximum(n, k), k)
+    return _where_enough(n, k, -np.expm1(_log_binomial(n - c, k) - ways))
 
 
 def pass_hat_k(n: npt.ArrayLike, c: npt.ArrayLike, k: int) -> FloatArray:
@@ -46,7 +47,8 @@ def pass_hat_k(n: npt.ArrayLike, c: npt.ArrayLike, k: int) -> FloatArray:
         One estimate per item; NaN where an item has fewer than k answers.
     """
     n, c = floats(n), floats(c)
-    return _where_enough(n, k, np.exp(_log_binomial(c, k) - _log_binomial(n, k)))
+    ways = _log_binomial(np.maximum(n, k), k)
+    return _where_enough(n, k, np.exp(_log_binomial(c, k) - ways))
 
 
 def maj_at_k(n: npt.ArrayLike, c: npt.ArrayLike, k: int) -> FloatArray:
@@ -71,7 +73,7 @@ def maj_at_k(n: npt.ArrayLike, c: npt.ArrayLike, k: int) -> FloatArray:
     log = (
         _log_binomial(c[..., None], right)
         + _log_binomial((n - c)[..., None], k - right)
-        - _log_binomial(n, k)[..., None]
+        - _log_binomial(np.maximum(n, k), k)[..., None]
     )
     return _where_enough(n, k, np.exp(log) @ credit)
 

@@ -11,6 +11,7 @@ seeded sample of patterns answers.
     ('0.125', True)
 """
 
+from collections.abc import Sequence
 from fractions import Fraction
 from math import lcm
 from typing import NamedTuple
@@ -53,16 +54,25 @@ def sign_flip(differences: npt.ArrayLike, *, n_resamples: int = 9999, seed: int 
         n_resamples: Sign patterns drawn where neither exact way fits.
         seed: Seed of those draws.
     """
-    d = floats(differences)
-    d = d[d != 0]
-    if not len(d):
-        return SignFlip(1.0, exact=True)
-    steps = lattice(d)
-    if steps is not None and float(np.abs(steps).sum()) * len(steps) <= LARGEST_TABLE:
-        return SignFlip(lattice_p_value(steps), exact=True)
-    if len(d) <= ENUMERATED:
-        return SignFlip(_enumerate(d), exact=True)
-    return SignFlip(float(sampled_p_values(d[:, None], n_resamples, seed)[0]), exact=False)
+    return sign_flips([floats(differences)], n_resamples=n_resamples, seed=seed)[0]
+
+
+def sign_flips(
+    comparisons: Sequence[FloatArray], *, n_resamples: int = 9999, seed: int = 0
+) -> list[SignFlip]:
+    """`sign_flip` of many comparisons; those of equal length share their sampled patterns."""
+    results: list[SignFlip | None] = []
+    waiting: dict[int, list[int]] = {}
+    for place, differences in enumerate(comparisons):
+        exact = _exact(differences[differences != 0])
+        results.append(exact)
+        if exact is None:
+            waiting.setdefault(len(differences), []).append(place)
+    for places in waiting.values():
+        stacked = np.column_stack([comparisons[place] for place in places])
+        for place, p in zip(places, sampled_p_values(stacked, n_resamples, seed), strict=True):
+            results[place] = SignFlip(float(p), exact=False)
+    return [result for result in results if result is not None]
 
 
 def lattice(differences: FloatArray) -> IntArray | None:
@@ -135,6 +145,17 @@ def sampled_p_values(differences: FloatArray, n_resamples: int, seed: int) -> Fl
         totals = (2 * signs - 1) @ differences
         extreme += (np.abs(totals) >= bar).sum(axis=0)
     return floats((extreme + 1) / (n_resamples + 1))
+
+
+def _exact(d: FloatArray) -> SignFlip | None:
+    if not len(d):
+        return SignFlip(1.0, exact=True)
+    steps = lattice(d)
+    if steps is not None and float(np.abs(steps).sum()) * len(steps) <= LARGEST_TABLE:
+        return SignFlip(lattice_p_value(steps), exact=True)
+    if len(d) <= ENUMERATED:
+        return SignFlip(_enumerate(d), exact=True)
+    return None
 
 
 def _enumerate(differences: FloatArray) -> float:
