@@ -6,7 +6,6 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from pydantic import JsonValue
 
 from themis.errors import SpecValidationError
 from themis.planning.prompts import compile_variant, item_namespace, render_messages
@@ -152,7 +151,7 @@ def test_messages_render_in_one_call_as_when_compiled() -> None:
         PromptMessage(role=PromptRole.SYSTEM, content="Be {prompt.variables.style}."),
         PromptMessage(role=PromptRole.USER, content="{question}"),
     ]
-    variables: dict[str, JsonValue] = {"style": "brief"}
+    variables: dict[str, Any] = {"style": "brief"}
     variant = PromptVariantSpec(id="v", messages=messages, variables=variables)
     prompt = {"id": "v", "family": None, "variables": variables}
 

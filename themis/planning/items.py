@@ -1,0 +1,175 @@
+"""Dataset items: from the rows of a source to items with an id and a content hash.
+
+A row is an object, or, from a provider in Python, a JSON scalar. Its id is its field `item_id`,
+else its field `id`, else the hash of its content, so a dataset without ids can be reordered
+and cut without changing which work is the same work.
+
+Two rows with the same given id are an error that names both places. Two identical rows without
+an id are both kept: the second is `<hash>~2`, in its id and in its hash, because a duplicate
+that silently leaves a dataset changes the denominator.
+"""
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+from themis.errors import ErrorCode, SpecValidationError
+from themis_bundles import CanonicalError, canonical_json, sha256_hex
+
+ID_FIELDS = ("item_id", "id")
+"""The fields that name an item, in the order they are tried."""
+
+
+@dataclass(frozen=True, slots=True)
+class DataItem:
+    """One item of a dataset, as prompts and metrics see it."""
+
+    item_id: str
+    """Its name, unique in its slice."""
+
+    payload: Mapping[str, Any]
+    """Its fields, `item_id` and `metadata` included when the row had them."""
+
+    metadata: Mapping[str, str]
+    """The row's field `metadata`, every value as text; empty when there is none."""
+
+    hash: str
+    """SHA-256 over the canonical JSON of the payload, 64 hex characters."""
+
+
+class Row(NamedTuple):
+    """One row of a source and where it lies, for errors."""
+
+    source: str
+    """The file or provider."""
+
+    unit: str
+    """What `number` counts: `line`, `row`, `element` or `item`."""
+
+    number: int
+    """Its position, counted from 1."""
+
+    value: Any
+    """The JSON value."""
+
+    @property
+    def place(self) -> str:
+        """Where it lies, as `questions.jsonl, line 3`."""
+        return f"{self.source}, {self.unit} {self.number}"
+
+    def refuse(self, reason: str) -> SpecValidationError:
+        """Return the error that says what is wrong with this row."""
+        return SpecValidationError(
+            f"{self.place}: {reason}",
+            code=ErrorCode.ITEM_LOAD,
+            details={"source": self.source, self.unit: self.number},
+        )
+
+
+def read_items(rows: Callable[[], Iterable[Row]]) -> Iterator[DataItem]:
+    """Turn the rows of a source into items, in their order, one at a time.
+
+    Memory grows by about 65 bytes for each row, to find repeats.
+
+    Args:
+        rows: Starts reading the source; called again only to word an error.
+
+    Raises:
+        SpecValidationError: A row is no JSON object or scalar, or its id was given before.
+    """
+    seen: set[int] = set()
+    repeats: Counter[str] = Counter()
+    for row in rows():
+        item, given = _item(row)
+        mark = hash(item.item_id)
+        if mark not in seen:
+            seen.add(mark)
+            yield item
+        elif given:
+            first = next(old for old in rows() if _item(old)[0].item_id == item.item_id)
+            if first.place != row.place:
+                raise row.refuse(f"the item id {item.item_id!r} was given before, at {first.place}")
+            yield item  # two ids with one 64-bit mark; both are new
+        else:
+            repeats[item.item_id] += 1
+            suffix = f"~{repeats[item.item_id] + 1}"
+            yield DataItem(
+                item_id=item.item_id + suffix,
+                payload=item.payload,
+                metadata=item.metadata,
+                hash=sha256_hex((item.hash + suffix).encode()),
+            )
+
+
+def project(item: DataItem, fields: Iterable[str]) -> DataItem:
+    """Keep only these fields of an item; its id and metadata stay, its hash is made anew.
+
+    Raises:
+        SpecValidationError: The item lacks one of the fields.
+    """
+    wanted = list(fields)
+    missing = [field for field in wanted if field not in item.payload]
+    if missing:
+        raise SpecValidationError(
+            f"Item {item.item_id!r} has no field {missing[0]!r} to project; "
+            f"it has {', '.join(sorted(item.payload))}",
+            code=ErrorCode.ITEM_LOAD,
+        )
+    payload = {field: item.payload[field] for field in wanted}
+    return DataItem(item.item_id, payload, item.metadata, sha256_hex(canonical_json(payload)))
+
+
+def text_of(value: Any) -> str:
+    """Write a JSON value as text: text as it is, anything else as canonical JSON.
+
+    >>> text_of("a"), text_of(5), text_of(True)
+    ('a', '5', 'true')
+    """
+    return value if isinstance(value, str) else canonical_json(value).decode()
+
+
+def fingerprint(hashes: Iterable[str]) -> str:
+    """Return SHA-256 over the hashes of a dataset's items, in their order.
+
+    Two datasets have one fingerprint exactly when they hold the same items in the same order.
+    """
+    return sha256_hex("\n".join(hashes).encode("ascii"))
+
+
+def _item(row: Row) -> tuple[DataItem, bool]:
+    """Return the item of a row, and whether its id was given rather than made."""
+    value = row.value
+    if value is None or isinstance(value, str | int | float):
+        payload: Mapping[str, Any] = {"value": value}
+    elif isinstance(value, Mapping):
+        payload = dict(value)
+    else:
+        raise row.refuse(f"an item must be an object or a scalar, not {type(value).__name__}")
+    try:
+        content = sha256_hex(canonical_json(payload))
+    except CanonicalError as error:
+        raise row.refuse(f"the item is not portable JSON: {error}") from error
+    given = _given_id(row) if isinstance(value, Mapping) else None
+    if given is None:
+        made = content if isinstance(value, Mapping) else text_of(value)
+        return DataItem(made, payload, _metadata(payload), content), False
+    return DataItem(given, payload, _metadata(payload), content), True
+
+
+def _given_id(row: Row) -> str | None:
+    for field in ID_FIELDS:
+        value = row.value.get(field)
+        if value is None:
+            continue
+        if isinstance(value, bool) or not isinstance(value, str | int) or value == "":
+            raise row.refuse(f"{field} must be text or a whole number, not {value!r}")
+        return str(value)
+    return None
+
+
+def _metadata(payload: Mapping[str, Any]) -> dict[str, str]:
+    metadata = payload.get("metadata")
+    if not isinstance(metadata, Mapping):
+        return {}
+    return {key: text_of(value) for key, value in metadata.items()}
