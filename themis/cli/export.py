@@ -1,0 +1,113 @@
+"""`themis export`: write open work as a bundle."""
+
+from pathlib import Path
+
+import click
+
+from themis.cli.options import DIRECTORY, json_option, print_json, project_option
+
+
+@click.group()
+def command() -> None:
+    r"""Write open work as a bundle that a machine without internet can work on.
+
+    \b
+    Example:
+        themis export generation my-eval/benchmark.toml --out my-bundle
+    """
+
+
+_out = click.option(
+    "--out", type=DIRECTORY, required=True, help="Where the bundle goes; new or empty."
+)
+_shard_items = click.option(
+    "--shard-items",
+    type=click.IntRange(min=1),
+    default=512,
+    show_default=True,
+    help="The most items of a shard, which is the work of one array task.",
+)
+
+
+@command.command()
+@click.argument("benchmark")
+@_out
+@_shard_items
+@click.option("--failed", is_flag=True, help="Also write items that failed by their own fault.")
+@project_option
+@json_option
+def generation(
+    benchmark: str,
+    out: Path,
+    shard_items: int,
+    project: Path | None,
+    *,
+    failed: bool,
+    as_json: bool,
+) -> None:
+    r"""Write the candidates of BENCHMARK that are still to be generated.
+
+    \b
+    Example:
+        themis export generation my-eval/benchmark.toml --out my-bundle --shard-items 2000
+    """
+    from themis.handoff.export import export_generation
+    from themis.handoff.register import register_plan
+    from themis.orchestration.sessions import open_session
+
+    with open_session(benchmark, project) as session:
+        run = register_plan(session).run
+        exported = export_generation(
+            session, run, out, shard_items=shard_items, include_failed=failed
+        )
+    _tell(exported, as_json=as_json)
+
+
+@command.command()
+@click.argument("benchmark")
+@_out
+@_shard_items
+@project_option
+@json_option
+def evaluation(
+    benchmark: str, out: Path, shard_items: int, project: Path | None, *, as_json: bool
+) -> None:
+    r"""Write the scores of BENCHMARK that are still to be computed.
+
+    \b
+    Example:
+        themis export evaluation my-eval/benchmark.toml --out my-scores
+    """
+    from themis.handoff.export import export_evaluation
+    from themis.handoff.register import register_plan
+    from themis.orchestration.sessions import open_session
+
+    with open_session(benchmark, project) as session:
+        run = register_plan(session).run
+        exported = export_evaluation(session, run, out, shard_items=shard_items)
+    _tell(exported, as_json=as_json)
+
+
+def _tell(exported: object, *, as_json: bool) -> None:
+    from themis.handoff.export import Exported
+
+    if not isinstance(exported, Exported):
+        if as_json:
+            print_json({"items": 0, "shards": 0, "path": None, "digest": None})
+        else:
+            click.echo("Nothing is open, so no bundle was written.")
+        return
+    if as_json:
+        print_json(
+            {
+                "items": exported.items,
+                "shards": exported.shards,
+                "path": str(exported.path),
+                "digest": exported.digest,
+            }
+        )
+        return
+    click.echo(
+        f"{exported.path}: {exported.items:,} items in {exported.shards} shards, "
+        f"bundle {exported.digest[:12]}"
+    )

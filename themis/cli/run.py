@@ -1,0 +1,57 @@
+"""`themis run`: the whole job with one command."""
+
+from pathlib import Path
+
+import click
+
+from themis.cli.options import (
+    engine_options,
+    finish,
+    parse_engine_options,
+    parse_pairs,
+    project_option,
+    say,
+)
+
+
+@click.command()
+@click.argument("benchmark")
+@project_option
+@click.option("--profile", help="A cluster profile; without one the work is done in this process.")
+@click.option("--shard-items", type=click.IntRange(min=1), default=512, show_default=True)
+@engine_options
+def command(
+    benchmark: str,
+    project: Path | None,
+    profile: str | None,
+    shard_items: int,
+    models: tuple[str, ...],
+    engine_settings: tuple[str, ...],
+) -> None:
+    r"""Plan BENCHMARK, generate, import and score what is open, and show the scores.
+
+    The same command continues after any interruption, and does nothing when all is done.
+
+    \b
+    Example:
+        themis run my-eval/benchmark.toml --model SmolLM2-135M-Instruct=models/smollm2
+    """
+    from themis.cli.dispatching import choose_dispatch
+    from themis.cli.tables import print_scores
+    from themis.orchestration.run import run_benchmark
+    from themis.orchestration.sessions import open_session
+    from themis.storage.tables import read_scores
+
+    with open_session(benchmark, project) as session:
+        dispatch = choose_dispatch(
+            profile,
+            model_paths={**session.model_paths, **parse_pairs(models, "--model")},
+            engine_options=parse_engine_options(engine_settings),
+        )
+        outcome = run_benchmark(session, dispatch, shard_items=shard_items, say=say)
+        if outcome.did_nothing:
+            say("nothing to do: everything was generated and scored before")
+        print_scores(outcome.plan.run, read_scores(session.store, outcome.plan.run))
+    if outcome.failed:
+        say(f"{outcome.failed:,} candidates failed or are missing; see: themis failures")
+    finish(1 if outcome.failed else 0)

@@ -1,0 +1,34 @@
+"""`themis verify`: prove a bundle and take the census of its results."""
+
+from pathlib import Path
+
+import click
+
+from themis.cli.options import DIRECTORY, finish, json_option, print_json
+
+
+@click.command()
+@click.argument("bundle", type=DIRECTORY)
+@click.option("--results", type=DIRECTORY, help="Where the results are, if not in the bundle.")
+@click.option("--quick", is_flag=True, help="Check sizes and receipts only.")
+@json_option
+def command(bundle: Path, results: Path | None, *, quick: bool, as_json: bool) -> None:
+    r"""Prove every byte of BUNDLE and count what came back.
+
+    Exits with 3 when a record is foreign, altered or unreadable, and with 1 when items have no
+    result yet.
+
+    \b
+    Example:
+        themis verify my-bundle
+    """
+    from themis.cli.tables import print_census
+    from themis_bundles import Bundle, verify
+
+    opened = Bundle.open(bundle, results=results)
+    census = verify(opened, quick=quick)
+    if as_json:
+        print_json({"bundle": opened.digest, **census.to_dict()})
+    else:
+        print_census(opened, census)
+    finish(3 if census.refused else 0 if census.complete else 1)

@@ -1,0 +1,241 @@
+"""Write the work that is still open as a bundle."""
+
+import contextlib
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from themis import identity
+from themis.handoff.register import pending_samples
+from themis.handoff.scoring import PendingScore, pending_scores
+from themis.handoff.session import Session
+from themis.planning.planner import CHARACTERS_PER_TOKEN, PlannedTrial
+from themis.storage.ledger import record_export
+from themis.storage.plans import Run, ScorePass
+from themis_bundles import BundleInfo, BundleWriter, GroupSpec
+
+DEFAULT_SHARD_ITEMS = 512
+"""Items per shard when the user names no size."""
+
+
+@dataclass(frozen=True)
+class Exported:
+    """A bundle that was written."""
+
+    path: Path
+    digest: str
+    items: int
+    shards: int
+
+
+def export_generation(
+    session: Session,
+    run: Run,
+    out: Path,
+    *,
+    shard_items: int = DEFAULT_SHARD_ITEMS,
+    include_failed: bool = False,
+) -> Exported | None:
+    """Write every candidate that is still to be generated as a bundle.
+
+    The same open work gives the same bytes, on any machine.
+
+    Args:
+        session: The benchmark and the store.
+        run: The registered plan.
+        out: Where the bundle goes; must not exist, or be an empty directory.
+        shard_items: The most items of a shard.
+        include_failed: Also export items that failed by their own fault.
+
+    Returns:
+        The bundle, or None when nothing is open; then nothing was written.
+
+    Raises:
+        BundleError: `out` cannot take a bundle.
+    """
+    return _export(
+        session,
+        run,
+        out,
+        stage="generation",
+        items=pending_samples(session, include_failed=include_failed),
+        write=lambda writer, items: _write_generation(session, writer, items),
+        shard_items=shard_items,
+    )
+
+
+def export_evaluation(
+    session: Session, run: Run, out: Path, *, shard_items: int = DEFAULT_SHARD_ITEMS
+) -> Exported | None:
+    """Write every score that is still to be computed as a bundle.
+
+    Returns:
+        The bundle, or None when nothing is open; then nothing was written.
+
+    Raises:
+        BundleError: `out` cannot take a bundle.
+    """
+    return _export(
+        session,
+        run,
+        out,
+        stage="evaluation",
+        items=pending_scores(session, run),
+        write=lambda writer, items: _write_evaluation(session, writer, items),
+        shard_items=shard_items,
+    )
+
+
+def _export(
+    session: Session,
+    run: Run,
+    out: Path,
+    *,
+    stage: str,
+    items: Iterator[Any],
+    write: Callable[[BundleWriter, Iterator[Any]], int],
+    shard_items: int,
+) -> Exported | None:
+    first = next(items, None)
+    if first is None:
+        return None
+    info = BundleInfo(
+        stage=stage,
+        run_id=run.run_id,
+        created_for={"project": run.project, "benchmark": run.benchmark_id},
+        date=datetime.fromtimestamp(0, UTC).date().isoformat(),
+        required_plugins=_required_plugins(session) if stage == "evaluation" else (),
+    )
+    with contextlib.ExitStack() as stack:
+        writer = stack.enter_context(BundleWriter(out, info, shard_items=shard_items))
+        count = write(writer, _chain(first, items))
+    record_export(
+        session.store, digest=writer.digest, run=run.key, stage=stage, path=out, items=count
+    )
+    shards = sum(len(group.shards) for group in writer.manifest.groups)
+    return Exported(path=out, digest=writer.digest, items=count, shards=shards)
+
+
+def _write_generation(
+    session: Session,
+    writer: BundleWriter,
+    items: Iterator[tuple[PlannedTrial, list[int]]],
+) -> int:
+    components = _Components(writer)
+    current: int | None = None
+    count = 0
+    for trial, samples in items:
+        model = components.get("model", trial.model)
+        if model != current:
+            writer.start_group(
+                GroupSpec(
+                    model=model,
+                    provider=trial.model.provider,
+                    model_id=trial.model.model_id,
+                    requirements={},
+                )
+            )
+            current = model
+        refs = {
+            "model": model,
+            "params": components.get("params", trial.params),
+            "prompt": components.get("prompt", trial.variant),
+            "slice": components.slice(session, trial.slice),
+        }
+        base = session.global_seed if trial.params.seed is None else trial.params.seed
+        for sample in samples:
+            seed = identity.candidate_seed(base, identity.candidate_id(trial.hash, sample))
+            writer.add(
+                {
+                    "id": trial.hash[: identity.ID_LENGTH],
+                    "refs": refs,
+                    "request": {"messages": trial.messages, "seed": seed},
+                    "sample": sample,
+                },
+                prompt_tokens=trial.prompt_tokens,
+                max_new_tokens=trial.params.max_tokens,
+            )
+            count += 1
+    return count
+
+
+def _write_evaluation(session: Session, writer: BundleWriter, items: Iterator[PendingScore]) -> int:
+    components = _Components(writer)
+    slices = {part.slice_id: part for part in session.benchmark.slices}
+    current: ScorePass | None = None
+    refs: Mapping[str, Any] = {}
+    count = 0
+    for pending in items:
+        if pending.score_pass is not current:
+            current = pending.score_pass
+            evaluation = writer.component("evaluation", pending.evaluation)
+            refs = {
+                "evaluation": evaluation,
+                "slice": components.slice(session, slices[pending.slice_id]),
+                "transform": (
+                    None
+                    if pending.transform is None
+                    else writer.component("transform", pending.transform)
+                ),
+            }
+            if count == 0:
+                writer.start_group(
+                    GroupSpec(model=evaluation, provider="evaluation", model_id="", requirements={})
+                )
+        writer.add(
+            {
+                "id": pending.trial_hash[: identity.ID_LENGTH],
+                "output": pending.output,
+                "payload": pending.payload,
+                "refs": refs,
+                "sample": pending.sample,
+            },
+            prompt_tokens=len(str(pending.output.get("text", ""))) // CHARACTERS_PER_TOKEN,
+            max_new_tokens=0,
+        )
+        count += 1
+    return count
+
+
+class _Components:
+    """The components of a bundle, each looked up by object before it is serialised again."""
+
+    def __init__(self, writer: BundleWriter) -> None:
+        self._writer = writer
+        self._known: dict[int, int] = {}
+
+    def get(self, kind: str, spec: Any) -> int:
+        known = self._known.get(id(spec))
+        if known is None:
+            known = self._known[id(spec)] = self._writer.component(kind, spec.canonical_dict())
+        return known
+
+    def slice(self, session: Session, part: Any) -> int:
+        known = self._known.get(id(part))
+        if known is None:
+            body = {
+                "benchmark_id": session.benchmark.benchmark_id,
+                "slice_id": part.slice_id,
+                "dimensions": part.dimensions,
+            }
+            known = self._known[id(part)] = self._writer.component("slice", body)
+        return known
+
+
+def _required_plugins(session: Session) -> tuple[tuple[str, str], ...]:
+    """Return the extractors and metrics that the benchmark's scores name, with versions."""
+    needed: dict[str, str] = {}
+    for part in session.benchmark.slices:
+        for score in part.scores:
+            needed |= session.registry.metric_versions(score.metrics)
+        for parse in part.parses:
+            ids = [ref.id for ref in parse.extractors]
+            needed |= session.registry.extractor_versions(ids)
+    return tuple(sorted(needed.items()))
+
+
+def _chain(first: Any, rest: Iterator[Any]) -> Iterator[Any]:
+    yield first
+    yield from rest

@@ -1,0 +1,367 @@
+"""Take results back: prove them, then write them to the store, shard by shard.
+
+Nothing is stored before the whole bundle was verified. Then each shard is one transaction,
+noted in the ledger, so an import that is killed goes on where it was, and importing the same
+results again does nothing.
+
+Two proofs stand behind every record. The bundle's own digests say that it answers exactly the
+item that is in the bundle. And the item is tied to this store's plan: either the bundle is one
+that this store exported, or its model, parameters, prompt and seed are checked against the
+planned trial one by one.
+"""
+
+import hashlib
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from themis import identity
+from themis.errors import ErrorCode, ImportRefusedError, ThemisError
+from themis.storage import projections
+from themis.storage.ledger import (
+    ExportedBundle,
+    attempt_key,
+    find_export,
+    record_export,
+    record_import,
+    was_imported,
+)
+from themis.storage.plans import MODEL_ERROR, OK, Run, find_run
+from themis.storage.store import Store
+from themis_bundles import Bundle, Census, Chosen, chosen, verify
+
+
+class IncompleteResultsError(ThemisError):
+    """Some planned items have no result, and partial imports were not asked for."""
+
+    exit_code = 1
+
+
+@dataclass(frozen=True)
+class ImportReport:
+    """What an import did."""
+
+    bundle: str
+    """The bundle's digest."""
+    run_id: str
+    stage: str
+    census: Census
+    stored: int
+    """Records that became events."""
+    held: int
+    """Records whose candidate the store held already."""
+    shards_imported: int
+    shards_known: int
+    """Shards whose very results had been imported before."""
+    dry_run: bool = False
+    conflicts: tuple[str, ...] = field(default=())
+    """Answers that differ from one that the store holds; the stored one was kept."""
+
+
+def import_results(
+    store: Store,
+    path: Path,
+    *,
+    results: Path | None = None,
+    allow_partial: bool = False,
+    dry_run: bool = False,
+) -> ImportReport:
+    """Verify the results of a bundle and write them to the store.
+
+    Args:
+        store: The store that planned the bundle's run.
+        path: The bundle.
+        results: Where its results are, when not inside it.
+        allow_partial: Import what is there, and leave the rest open.
+        dry_run: Verify and count only.
+
+    Raises:
+        BundleError: The bundle itself is damaged.
+        ImportRefusedError: A record is foreign, altered, unreadable or contradicts another.
+        IncompleteResultsError: Items are missing and `allow_partial` was not given.
+        SpecValidationError: The store has no run of this bundle.
+    """
+    bundle = Bundle.open(path, results=results)
+    census = verify(bundle)
+    _refuse_bad_records(path, census)
+    missing = census.counts["missing"]
+    if missing and not allow_partial:
+        raise IncompleteResultsError(
+            f"{path}: {missing} of {sum(s.items for s in bundle.shards)} items have no result yet."
+            " Dispatch the bundle again to finish them, or import what is there with"
+            " --allow-partial.",
+            details={"missing": missing},
+        )
+    run = find_run(store, bundle.manifest.run_id)
+    if dry_run:
+        return _report(bundle, run, census, _Totals(), dry_run=True)
+    exported = find_export(store, bundle.digest)
+    known = exported is not None
+    if exported is None:
+        exported = _adopt(store, bundle, run)
+    totals = _Totals()
+    for shard in bundle.shards:
+        _import_shard(store, bundle, shard.index, run, exported, totals, trusted=known)
+    return _report(bundle, run, census, totals, dry_run=False)
+
+
+@dataclass
+class _Totals:
+    stored: int = 0
+    held: int = 0
+    imported: int = 0
+    known: int = 0
+    conflicts: list[str] = field(default_factory=list)
+
+
+def _report(
+    bundle: Bundle, run: Run, census: Census, totals: _Totals, *, dry_run: bool
+) -> ImportReport:
+    return ImportReport(
+        bundle=bundle.digest,
+        run_id=run.run_id,
+        stage=bundle.manifest.stage,
+        census=census,
+        stored=totals.stored,
+        held=totals.held,
+        shards_imported=totals.imported,
+        shards_known=totals.known,
+        dry_run=dry_run,
+        conflicts=tuple(totals.conflicts),
+    )
+
+
+def _refuse_bad_records(path: Path, census: Census) -> None:
+    if not census.refused:
+        return
+    shown = [str(problem) for problem in census.problems[:20]]
+    more = len(census.problems) - len(shown)
+    if more > 0:
+        shown.append(f"… and {more} more")
+    raise ImportRefusedError(
+        "\n  ".join((f"{path}: the results do not prove what they claim:", *shown)),
+        code=ErrorCode.SCHEMA_MISMATCH,
+        details={"counts": dict(census.counts)},
+    )
+
+
+def _adopt(store: Store, bundle: Bundle, run: Run) -> ExportedBundle:
+    """Enter a bundle into the ledger that another store exported for the same run."""
+    items = sum(shard.items for shard in bundle.shards)
+    record_export(
+        store,
+        digest=bundle.digest,
+        run=run.key,
+        stage=bundle.manifest.stage,
+        path=bundle.path,
+        items=items,
+    )
+    exported = find_export(store, bundle.digest)
+    assert exported is not None  # noqa: S101 - written one line above
+    return exported
+
+
+def _import_shard(
+    store: Store,
+    bundle: Bundle,
+    shard: int,
+    run: Run,
+    exported: ExportedBundle,
+    totals: _Totals,
+    *,
+    trusted: bool,
+) -> None:
+    answered = [entry for entry in chosen(bundle, shard) if entry.record is not None]
+    if not answered:
+        return
+    result_digest = hashlib.sha256(
+        b"".join(bytes.fromhex(entry.record.sha256) for entry in answered if entry.record)
+    ).hexdigest()
+    if was_imported(store, exported.key, shard, result_digest):
+        totals.known += 1
+        return
+    plan = _PlannedTrials(store, run, bundle, answered)
+    with store.transaction():
+        attempts = _attempts(store, bundle, shard, exported, answered)
+        events = []
+        for entry in answered:
+            event, held = _event(entry, plan, bundle, attempts, totals, trusted=trusted)
+            totals.held += held
+            if event is not None:
+                events.append(event)
+        stored = projections.append(store, events)
+        record_import(
+            store,
+            bundle=exported.key,
+            shard=shard,
+            result_digest=result_digest,
+            counts={"stored": stored, "records": len(answered)},
+        )
+    totals.stored += stored
+    totals.imported += 1
+
+
+def _event(
+    entry: Chosen,
+    plan: "_PlannedTrials",
+    bundle: Bundle,
+    attempts: Mapping[str, int],
+    totals: _Totals,
+    *,
+    trusted: bool,
+) -> tuple[projections.Event | None, int]:
+    """Return the event of a record, or None when the store holds an answer already."""
+    record = entry.record
+    assert record is not None  # noqa: S101 - filtered by the caller
+    planned = plan.of(entry)
+    sample = entry.item.body["sample"]
+    attempt = attempts[record.attempt]
+    if bundle.manifest.stage == "evaluation":
+        evaluation = plan.check_evaluation(entry)
+        if record.status != "ok":
+            return None, 0
+        event = projections.Event(
+            projections.EVALUATED, planned.key, sample, evaluation, attempt, record.record
+        )
+        return event, 0
+    if not trusted:
+        plan.check_generation(entry, planned)
+    status = planned.samples.get(sample)
+    if status is not None and (status == OK or record.status != "ok"):
+        if status == OK and record.status == "ok":
+            plan.note_conflict(planned, sample, record.record, totals)
+        if status in (OK, MODEL_ERROR):
+            return None, 1
+    event = projections.Event(
+        projections.GENERATED, planned.key, sample, None, attempt, record.record
+    )
+    return event, 0
+
+
+@dataclass(frozen=True)
+class _Planned:
+    """A planned trial, as the store has it."""
+
+    key: int
+    hash: str
+    slice: int
+    model_hash: str
+    params_hash: str
+    prompt_hash: str
+    samples: dict[int, int]
+
+
+class _PlannedTrials:
+    """The planned trials that a shard's items belong to."""
+
+    def __init__(self, store: Store, run: Run, bundle: Bundle, entries: Iterable[Chosen]) -> None:
+        self._store = store
+        self._run = run
+        self._bundle = bundle
+        self._components = bundle.components()
+        self._found: dict[str, _Planned] = {}
+        self._evaluations = {
+            (row[0], row[1]): tuple(row[2:])
+            for row in store.db.execute(
+                "SELECT r.slice, s.hash, r.evaluation, r.metrics FROM run_scores r"
+                " JOIN specs s ON s.id = r.evaluation WHERE r.run = ?",
+                (run.key,),
+            )
+        }
+        ids = {entry.item.body["id"] for entry in entries}
+        for trial_id in ids:
+            self._load(trial_id)
+
+    def _load(self, trial_id: str) -> None:
+        low = bytes.fromhex(trial_id)
+        row = self._store.db.execute(
+            "SELECT t.id, t.hash, t.slice, m.hash, p.hash, t.prompt_hash FROM trials t"
+            " JOIN run_trials r ON r.trial = t.id AND r.run = ?"
+            " JOIN specs m ON m.id = t.model JOIN specs p ON p.id = t.params"
+            " WHERE t.hash BETWEEN ? AND ?",
+            (self._run.key, low + b"\x00" * 16, low + b"\xff" * 16),
+        ).fetchone()
+        if row is None:
+            return
+        samples = self._store.db.execute(
+            "SELECT sample, status FROM candidates WHERE trial = ?", (row[0],)
+        )
+        self._found[trial_id] = _Planned(
+            row[0], row[1].hex(), row[2], row[3], row[4], row[5].hex(), dict(samples.fetchall())
+        )
+
+    def of(self, entry: Chosen) -> _Planned:
+        planned = self._found.get(entry.item.body["id"])
+        if planned is None or entry.item.body["sample"] >= self._run.num_samples:
+            raise self._refused(entry, f"the item is not planned in run {self._run.run_id}")
+        return planned
+
+    def check_generation(self, entry: Chosen, planned: _Planned) -> None:
+        """Compare an item with the trial it claims to be, part by part."""
+        body = entry.item.body
+        refs, request = body["refs"], body["request"]
+        params = self._components[refs["params"]]
+        candidate = identity.candidate_id(planned.hash, body["sample"])
+        base = params.body.get("seed")
+        seed = identity.candidate_seed(self._run.global_seed if base is None else base, candidate)
+        for what, claimed, expected in (
+            ("model", self._components[refs["model"]].sha256, planned.model_hash),
+            ("parameters", params.sha256, planned.params_hash),
+            ("prompt", identity.prompt_hash(request["messages"]), planned.prompt_hash),
+            ("seed", request["seed"], seed),
+        ):
+            if claimed != expected:
+                raise self._refused(entry, f"its {what} is not the planned one")
+
+    def check_evaluation(self, entry: Chosen) -> int:
+        """Return the key of the score pass that an item belongs to, and check its metrics."""
+        component = self._components[entry.item.body["refs"]["evaluation"]]
+        planned = self.of(entry)
+        found = self._evaluations.get((planned.slice, component.sha256))
+        if found is None:
+            raise self._refused(entry, "its score pass is not planned for its slice")
+        record = entry.record
+        if record is not None and record.status == "ok":
+            asked = sorted(metric["id"] for metric in component.body["metrics"])
+            given = sorted(score["metric"] for score in record.record["scores"])
+            if asked != given:
+                raise self._refused(entry, f"it has scores for {given}, asked were {asked}")
+        return int(found[0])
+
+    def note_conflict(
+        self, planned: _Planned, sample: int, record: Mapping[str, Any], totals: _Totals
+    ) -> None:
+        """Report an answer that differs from the one that the store holds."""
+        (event,) = self._store.db.execute(
+            "SELECT event FROM candidates WHERE trial = ? AND sample = ?", (planned.key, sample)
+        ).fetchone()
+        held = projections.event_record(self._store, event)
+        if held.get("text") != record.get("text"):
+            totals.conflicts.append(f"trial {planned.hash[:12]} sample {sample}")
+
+    def _refused(self, entry: Chosen, rule: str) -> ImportRefusedError:
+        return ImportRefusedError(
+            f"{self._bundle.path}: item {entry.item.seq}: {rule}; nothing of its shard was stored"
+        )
+
+
+def _attempts(
+    store: Store,
+    bundle: Bundle,
+    shard: int,
+    exported: ExportedBundle,
+    entries: Iterable[Chosen],
+) -> dict[str, int]:
+    """Return the store's key of each attempt that gave one of these records."""
+    names = {entry.record.attempt for entry in entries if entry.record is not None}
+    return {
+        name: attempt_key(
+            store,
+            bundle=exported.key,
+            shard=shard,
+            attempt=name,
+            header=bundle.attempt_header(shard, name),
+        )
+        for name in sorted(names)
+    }

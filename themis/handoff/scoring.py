@@ -1,0 +1,164 @@
+"""Score what was generated: here and now, or as work that an evaluation bundle carries.
+
+Both ways read the same pending scores and call the same `score_output`, so where a score was
+computed makes no difference to it.
+"""
+
+import json
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import orjson
+
+from themis.errors import StorageError
+from themis.evaluation import score_output
+from themis.handoff.session import Session
+from themis.storage import projections
+from themis.storage.plans import OK, Run, ScorePass, score_passes
+from themis.storage.store import Store
+
+BATCH = 1000
+"""Scores per transaction."""
+
+
+@dataclass(frozen=True, slots=True)
+class PendingScore:
+    """One candidate that a score pass has not scored."""
+
+    score_pass: ScorePass
+    slice_id: str
+    transform: Mapping[str, Any] | None
+    evaluation: Mapping[str, Any]
+    trial: int
+    trial_hash: str
+    sample: int
+    output: Mapping[str, Any]
+    payload: Mapping[str, Any]
+
+
+def score_pending(
+    session: Session, run: Run, *, on_scored: Callable[[int], None] = lambda _count: None
+) -> int:
+    """Run every score pass on every answer that it has not scored yet.
+
+    Args:
+        session: The benchmark and the store.
+        run: The registered plan.
+        on_scored: Called after each batch with the number of candidates scored in it.
+
+    Returns:
+        How many candidates were scored, counting a candidate once for each score pass.
+    """
+    scored = 0
+    for batch in _batches(session, run):
+        events = [
+            projections.Event(
+                projections.EVALUATED,
+                pending.trial,
+                pending.sample,
+                pending.score_pass.evaluation,
+                None,
+                score_output(
+                    pending.output,
+                    pending.payload,
+                    transform=pending.transform,
+                    evaluation=pending.evaluation,
+                    registry=session.registry,
+                ).to_record(),
+            )
+            for pending in batch
+        ]
+        with session.store.transaction():
+            scored += projections.append(session.store, events)
+        on_scored(len(events))
+    return scored
+
+
+def pending_scores(session: Session, run: Run) -> Iterator[PendingScore]:
+    """Yield what is still to be scored, score pass by score pass, in plan order."""
+    for batch in _batches(session, run):
+        yield from batch
+
+
+def _batches(session: Session, run: Run) -> Iterator[list[PendingScore]]:
+    payloads = _Payloads(session)
+    for entry in score_passes(session.store, run):
+        slice_id = spec_body(session.store, entry.slice)["slice_id"]
+        transform = None if entry.transform is None else spec_body(session.store, entry.transform)
+        evaluation = spec_body(session.store, entry.evaluation)
+        after = (0, -1)
+        while rows := _rows(session.store, run, entry, after):
+            after = rows[-1][:2]
+            yield [
+                PendingScore(
+                    score_pass=entry,
+                    slice_id=slice_id,
+                    transform=transform,
+                    evaluation=evaluation,
+                    trial=trial,
+                    trial_hash=trial_hash.hex(),
+                    sample=sample,
+                    output=orjson.loads(session.store.payloads.decode(output)),
+                    payload=payloads.get(item_hash, payload),
+                )
+                for trial, sample, trial_hash, output, item_hash, payload in rows
+            ]
+
+
+def _rows(store: Store, run: Run, entry: ScorePass, after: tuple[int, int]) -> list[Any]:
+    """Return the next batch after a (trial, sample); a failed metric is open again."""
+    return store.db.execute(
+        "SELECT c.trial, c.sample, t.hash, e.payload, i.hash, i.payload"
+        " FROM run_trials r"
+        " JOIN trials t ON t.id = r.trial"
+        " JOIN candidates c ON c.trial = r.trial"
+        " JOIN events e ON e.seq = c.event"
+        " JOIN items i ON i.id = t.item"
+        " WHERE r.run = ? AND r.trial >= ? AND (c.trial, c.sample) > (?, ?)"
+        " AND t.slice = ? AND c.status = ? AND c.sample < ?"
+        " AND (SELECT count(*) FROM scores s WHERE s.trial = c.trial AND s.sample = c.sample"
+        "      AND s.evaluation = ? AND s.status <> ?) < ?"
+        " ORDER BY r.trial, c.sample LIMIT ?",
+        (
+            run.key,
+            after[0],
+            *after,
+            entry.slice,
+            OK,
+            run.num_samples,
+            entry.evaluation,
+            projections.METRIC_FAILED,
+            len(entry.metrics),
+            BATCH,
+        ),
+    ).fetchall()
+
+
+def spec_body(store: Store, key: int) -> dict[str, Any]:
+    """Return the canonical form of a spec."""
+    (text,) = store.db.execute("SELECT body FROM specs WHERE id = ?", (key,)).fetchone()
+    body: dict[str, Any] = json.loads(text)
+    return body
+
+
+class _Payloads:
+    """Dataset items by hash: from the store, or from the dataset when the store keeps none."""
+
+    def __init__(self, session: Session) -> None:
+        self._session = session
+        self._read: dict[str, Mapping[str, Any]] | None = None
+
+    def get(self, item_hash: bytes, stored: bytes | None) -> Mapping[str, Any]:
+        if stored is not None:
+            body: dict[str, Any] = orjson.loads(self._session.store.payloads.decode(stored))
+            return body
+        if self._read is None:
+            self._read = {trial.item.hash: trial.item.payload for trial in self._session.trials()}
+        found = self._read.get(item_hash.hex())
+        if found is None:
+            raise StorageError(
+                f"dataset item {item_hash.hex()[:12]} is neither in the store nor in its dataset "
+                "any more, so its answer cannot be scored"
+            )
+        return found

@@ -1,0 +1,52 @@
+"""What every step of a run needs together: the benchmark, the project's choices, the store."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from themis.evaluation.registry import PluginRegistry
+from themis.planning.datasets import Provider
+from themis.planning.planner import PlannedTrial, plan_trials
+from themis.specs import BenchmarkSpec
+from themis.storage import Store
+
+
+@dataclass(frozen=True)
+class Session:
+    """A benchmark that is being worked on in a store."""
+
+    store: Store
+    """Where everything is kept."""
+
+    benchmark: BenchmarkSpec
+    """What to evaluate."""
+
+    base_dir: Path
+    """The directory that the benchmark's dataset paths are relative to."""
+
+    project_name: str
+    """The project, for provenance; not part of any identity."""
+
+    global_seed: int
+    """The seed of draws and of candidates."""
+
+    keep_payloads: bool = True
+    """Whether the store keeps the contents of dataset items."""
+
+    registry: PluginRegistry = field(default_factory=PluginRegistry.with_builtins)
+    """The extractors and metrics."""
+
+    providers: Mapping[str, Provider] = field(default_factory=dict)
+    """Datasets made in Python, by name."""
+
+    model_paths: Mapping[str, str] = field(default_factory=dict)
+    """Where each model's directory lies on this machine."""
+
+    def trials(self) -> Iterator[PlannedTrial]:
+        """Yield the benchmark's trials in plan order."""
+        return plan_trials(
+            self.benchmark,
+            base_dir=self.base_dir,
+            global_seed=self.global_seed,
+            providers=self.providers,
+        )

@@ -1,0 +1,155 @@
+"""Identity: which work is the same work.
+
+A trial is the cell (model, item, prompt variant, inference parameters, slice). Its hash is a
+hash over the hashes of its parts, so that planning costs one short digest per trial:
+
+    slice    benchmark id and slice id
+    model    the model spec: id, provider, revision, extras
+    variant  the prompt variant's id
+    params   the inference parameters
+    item     the dataset item's content
+    prompt   the rendered messages
+
+Nothing else takes part: not parses, scores, queries, dimensions, sample counts, storage,
+retry policy, runtime context or cluster. So adding a metric or another prompt variant keeps
+every answer that was already generated, and changing one word of a prompt keeps none.
+
+All hashes are SHA-256 over canonical JSON, 64 hexadecimal characters.
+"""
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from themis.specs import ParseSpec, ScoreSpec
+from themis_bundles import canonical_json, sha256_hex
+
+ID_LENGTH = 32
+"""How many characters of a trial hash a bundle's line carries: 128 bits."""
+
+SEED_BITS = 31
+"""Seeds are below 2**31, which every engine accepts."""
+
+
+def digest(value: Any) -> str:
+    """Return SHA-256 over the canonical JSON of `value`.
+
+    >>> digest({"b": 1, "a": 2}) == digest({"a": 2, "b": 1})
+    True
+    """
+    return sha256_hex(canonical_json(value))
+
+
+def slice_hash(benchmark_id: str, slice_id: str) -> str:
+    """Return the identity of a slice: its name within its benchmark."""
+    return digest({"benchmark_id": benchmark_id, "slice_id": slice_id})
+
+
+def variant_hash(variant_id: str) -> str:
+    """Return the identity of a prompt variant: its name; its text enters as rendered."""
+    return digest({"prompt_variant_id": variant_id})
+
+
+def prompt_hash(messages: Sequence[Mapping[str, Any]]) -> str:
+    """Return the identity of rendered messages."""
+    return digest(list(messages))
+
+
+def trial_hash(
+    *, slice_: str, model: str, variant: str, params: str, item: str, prompt: str
+) -> str:
+    """Return the identity of a trial from the hashes of its parts.
+
+    The bytes are those of `canonical_json`, written out because this runs once per trial.
+
+    >>> parts = dict(slice_="1", model="2", variant="3", params="4", item="5", prompt="6")
+    >>> trial_hash(**parts) == digest(
+    ...     {"slice": "1", "model": "2", "variant": "3", "params": "4", "item": "5", "prompt": "6"}
+    ... )
+    True
+    """
+    body = (
+        f'{{"item":"{item}","model":"{model}","params":"{params}",'
+        f'"prompt":"{prompt}","slice":"{slice_}","variant":"{variant}"}}'
+    )
+    return hashlib.sha256(body.encode("ascii")).hexdigest()
+
+
+def candidate_id(trial: str, sample: int) -> str:
+    """Return the identity of one sample of a trial."""
+    return hashlib.sha256(f'{{"sample":{sample},"trial":"{trial}"}}'.encode("ascii")).hexdigest()
+
+
+def candidate_seed(base_seed: int, candidate: str) -> int:
+    """Return the seed of a candidate: below 2**31, fixed by the base seed and the candidate.
+
+    It does not depend on the attempt, the order or the batch, so a retry draws the same text.
+    """
+    body = f'{{"candidate":"{candidate}","seed":{base_seed}}}'
+    head = hashlib.sha256(body.encode("ascii")).digest()[:4]
+    return int.from_bytes(head, "big") >> (32 - SEED_BITS)
+
+
+def work_item_id(
+    stage: str, candidate: str, *, transform: str | None = None, evaluation: str | None = None
+) -> str:
+    """Return the identity of one stage of one candidate; unique within a run."""
+    return digest(
+        {
+            "candidate": candidate,
+            "evaluation": evaluation,
+            "stage": stage,
+            "transform": transform,
+        }
+    )
+
+
+def transform_hash(parse: ParseSpec, versions: Mapping[str, str]) -> str:
+    """Return the identity of a parse: its chain, with settings and declared versions.
+
+    Args:
+        parse: The parse.
+        versions: The declared version of each extractor that it names.
+    """
+    return digest(transform_body(parse, versions))
+
+
+def transform_body(parse: ParseSpec, versions: Mapping[str, str]) -> dict[str, Any]:
+    """Return what the identity of a parse is made from."""
+    return {
+        "name": parse.name,
+        "extractors": [
+            {"id": ref.id, "config": ref.config, "version": versions[ref.id]}
+            for ref in parse.extractors
+        ],
+    }
+
+
+def evaluation_hash(score: ScoreSpec, versions: Mapping[str, str], transform: str | None) -> str:
+    """Return the identity of a score pass: its metrics with versions, on which parse.
+
+    Args:
+        score: The score pass; the order of its metrics does not matter.
+        versions: The declared version of each metric that it names.
+        transform: The hash of the parse that it scores, if it scores one.
+    """
+    return digest(evaluation_body(score, versions, transform))
+
+
+def evaluation_body(
+    score: ScoreSpec, versions: Mapping[str, str], transform: str | None
+) -> dict[str, Any]:
+    """Return what the identity of a score pass is made from."""
+    return {
+        "name": score.name,
+        "metrics": [
+            {"id": metric, "version": versions[metric]} for metric in sorted(set(score.metrics))
+        ],
+        "reference_field": score.reference_field,
+        "transform": transform,
+    }
+
+
+def plan_digest_start() -> "hashlib._Hash":
+    """Return the running hash of a plan: feed it each candidate's trial hash and sample."""
+    return hashlib.sha256(b"themis-plan-1\n")

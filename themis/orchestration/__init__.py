@@ -1,0 +1,1 @@
+"""The whole job: plan, generate, import, score."""

@@ -1,0 +1,141 @@
+"""Run a benchmark to the end: every command does what is left, and nothing twice.
+
+The generation goes through a bundle, here as on a cluster. Who works on the bundle is a
+`Dispatch`: this process, a pool of local processes, or Slurm.
+"""
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from themis.generation.worker import ShardOutcome, WorkOptions, work_shard
+from themis.handoff.export import DEFAULT_SHARD_ITEMS, export_generation
+from themis.handoff.importing import ImportReport, import_results
+from themis.handoff.register import RegisteredPlan, register_plan
+from themis.handoff.scoring import score_pending
+from themis.handoff.session import Session
+from themis.storage.ledger import bundle_path, exports_of
+from themis.storage.plans import Run
+from themis_bundles import Bundle, incomplete_shards
+
+
+class Dispatch(Protocol):
+    """Whoever brings the shards of a bundle to completion."""
+
+    def __call__(self, bundle: Path) -> None:
+        """Work on every incomplete shard of a bundle; return when nothing moves any more."""
+
+
+@dataclass(frozen=True)
+class RunOutcome:
+    """What a run did."""
+
+    plan: RegisteredPlan
+    generated: int
+    """Records that were brought into the store."""
+    scored: int
+    """Candidates scored, once for each score pass."""
+    failed: int
+    """Candidates that the store holds as failed, or that are still missing."""
+
+    @property
+    def did_nothing(self) -> bool:
+        """Whether everything had been done before."""
+        return self.generated == 0 and self.scored == 0
+
+
+def run_benchmark(
+    session: Session,
+    dispatch: Dispatch,
+    *,
+    shard_items: int = DEFAULT_SHARD_ITEMS,
+    say: Callable[[str], None] = lambda _line: None,
+) -> RunOutcome:
+    """Plan, generate, import and score; the same call again continues or does nothing.
+
+    Args:
+        session: The benchmark and the store.
+        dispatch: Who works on the bundle.
+        shard_items: The most items of a shard.
+        say: Told in a sentence what happens next.
+
+    Raises:
+        ThemisError: A step cannot be done; what was done before stays.
+    """
+    plan = register_plan(session)
+    say(f"planned {plan.candidates:,} candidates as {plan.run.run_id}; {plan.pending:,} open")
+    generated = _finish_earlier_bundles(session, plan.run, dispatch, say)
+    generated += _generate(session, plan.run, dispatch, shard_items, say)
+    scored = score_pending(session, plan.run)
+    if scored:
+        say(f"scored {scored:,} candidates")
+    return RunOutcome(plan, generated, scored, _open_or_failed(session, plan.run))
+
+
+def dispatch_here(options: WorkOptions) -> Dispatch:
+    """Return the dispatch that works on one shard after another in this process."""
+
+    def work(bundle: Path) -> None:
+        for shard in incomplete_shards(Bundle.open(bundle, results=options.results)):
+            outcome: ShardOutcome = work_shard(bundle, shard, options)
+            if outcome.state not in ("complete", "already"):
+                return
+
+    return work
+
+
+def _finish_earlier_bundles(
+    session: Session, run: Run, dispatch: Dispatch, say: Callable[[str], None]
+) -> int:
+    """Finish and import the bundles that an interrupted command left."""
+    stored = 0
+    for exported in exports_of(session.store, run.key, "generation"):
+        path = bundle_path(session.store, exported)
+        if _records_imported(session, exported.key) >= exported.items or not path.is_dir():
+            continue
+        report = _import(session, path)
+        stored += report.stored
+        if report.census.counts["missing"]:
+            say(f"continuing {path.name}: {report.census.counts['missing']:,} items left")
+            dispatch(path)
+            stored += _import(session, path).stored
+    return stored
+
+
+def _generate(
+    session: Session, run: Run, dispatch: Dispatch, shard_items: int, say: Callable[[str], None]
+) -> int:
+    number = len(exports_of(session.store, run.key, "generation"))
+    out = session.store.root / "bundles" / f"{run.run_id}-generation-{number:02d}"
+    exported = export_generation(session, run, out, shard_items=shard_items)
+    if exported is None:
+        return 0
+    say(f"wrote {exported.items:,} items in {exported.shards} shards to {out}")
+    dispatch(out)
+    return _import(session, out).stored
+
+
+def _import(session: Session, path: Path) -> ImportReport:
+    return import_results(session.store, path, allow_partial=True)
+
+
+def _records_imported(session: Session, bundle: int) -> int:
+    """Return how many records of a bundle are in the ledger, the fullest import per shard."""
+    rows = session.store.db.execute(
+        "SELECT shard, counts FROM imports WHERE bundle = ?", (bundle,)
+    ).fetchall()
+    best: dict[int, int] = {}
+    for shard, counts in rows:
+        best[shard] = max(best.get(shard, 0), json.loads(counts)["records"])
+    return sum(best.values())
+
+
+def _open_or_failed(session: Session, run: Run) -> int:
+    (ok,) = session.store.db.execute(
+        "SELECT count(*) FROM run_trials r JOIN candidates c ON c.trial = r.trial"
+        " WHERE r.run = ? AND c.status = 0 AND c.sample < ?",
+        (run.key, run.num_samples),
+    ).fetchone()
+    return run.trials * run.num_samples - int(ok)

@@ -1,0 +1,83 @@
+"""Open a session from the files that a user wrote."""
+
+import contextlib
+from collections.abc import Iterator
+from pathlib import Path
+
+from themis.errors import SpecValidationError, StorageError
+from themis.handoff.session import Session
+from themis.specs import ProjectSpec, SqliteBlobStorageSpec
+from themis.specs.loading import Loaded, load_benchmark, load_project
+from themis.storage import Store, open_store
+
+PROJECT_FILES = ("project.toml", "project.json", "project.yaml")
+"""The names under which a project file is looked for."""
+
+
+@contextlib.contextmanager
+def open_session(benchmark: str, project: Path | None = None) -> Iterator[Session]:
+    """Open the store of a project for a benchmark, and close it at the end.
+
+    Args:
+        benchmark: A benchmark file, or `module:object`.
+        project: The project file; looked for beside the benchmark, then in the current
+            directory, when not given.
+
+    Raises:
+        SpecValidationError: A file is missing or not valid.
+        StorageError: The store cannot be opened.
+    """
+    loaded = load_benchmark(benchmark)
+    found = load_project(project or find_project(loaded.base_dir, Path.cwd()))
+    with open_project_store(found) as store:
+        yield Session(
+            store=store,
+            benchmark=loaded.spec,
+            base_dir=loaded.base_dir,
+            project_name=found.spec.project_name,
+            global_seed=found.spec.global_seed,
+            keep_payloads=found.spec.storage.store_item_payloads,
+            model_paths=model_paths(found),
+        )
+
+
+@contextlib.contextmanager
+def open_project_store(project: Loaded[ProjectSpec], *, create: bool = True) -> Iterator[Store]:
+    """Open the store that a project names, and close it at the end.
+
+    Raises:
+        StorageError: The store cannot be opened.
+    """
+    storage = project.spec.storage
+    if not isinstance(storage, SqliteBlobStorageSpec):
+        raise StorageError(
+            f"{project.source}: storage.backend {storage.backend!r} cannot be opened by this "
+            "version; use 'sqlite_blob'"
+        )
+    with open_store(project.base_dir / storage.root_dir, create=create) as store:
+        yield store
+
+
+def find_project(*directories: Path) -> Path:
+    """Return the project file in the first directory that has one.
+
+    Raises:
+        SpecValidationError: None of them has one.
+    """
+    for directory in directories:
+        for name in PROJECT_FILES:
+            if (directory / name).is_file():
+                return directory / name
+    looked = " or ".join(str(directory) for directory in dict.fromkeys(directories))
+    raise SpecValidationError(
+        f"no project file ({', '.join(PROJECT_FILES)}) in {looked}. `themis init DIR` writes "
+        "one, and --project names another."
+    )
+
+
+def model_paths(project: Loaded[ProjectSpec]) -> dict[str, str]:
+    """Return where each model lies, as absolute paths."""
+    return {
+        model: str((project.base_dir / Path(path).expanduser()).resolve())
+        for model, path in project.spec.models.items()
+    }

@@ -1,0 +1,137 @@
+"""Expand a benchmark into trials, as a stream.
+
+Trials come model by model, and within a model slice by slice and variant by variant, so that
+one group of a bundle holds one model and neighbouring prompts share their beginning. A
+slice's items are read once when there are at most `KEEP_ITEMS`, and again for each variant
+otherwise, so memory does not grow with the benchmark.
+"""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from themis.identity import prompt_hash, slice_hash, trial_hash, variant_hash
+from themis.planning.datasets import Provider, load_items
+from themis.planning.items import DataItem
+from themis.planning.prompts import compile_variant, item_namespace
+from themis.specs import BenchmarkSpec, InferenceParamsSpec, ModelSpec, PromptVariantSpec, SliceSpec
+
+KEEP_ITEMS = 20_000
+"""Slices of up to so many items are kept in memory between variants and models."""
+
+CHARACTERS_PER_TOKEN = 4
+"""A rule of thumb for English text, used for estimates only."""
+
+
+@dataclass(frozen=True, slots=True)
+class PlannedTrial:
+    """One trial, with its rendered prompt."""
+
+    hash: str
+    model: ModelSpec
+    slice: SliceSpec
+    variant: PromptVariantSpec
+    params: InferenceParamsSpec
+    item: DataItem
+    messages: list[dict[str, str]]
+    prompt_hash: str
+
+    @property
+    def prompt_tokens(self) -> int:
+        """An estimate of the prompt's length in tokens."""
+        characters = sum(len(message["content"]) for message in self.messages)
+        return -(-characters // CHARACTERS_PER_TOKEN)
+
+
+def plan_trials(
+    benchmark: BenchmarkSpec,
+    *,
+    base_dir: Path,
+    global_seed: int,
+    providers: Mapping[str, Provider],
+) -> Iterator[PlannedTrial]:
+    """Yield every trial of a benchmark, always in the same order.
+
+    Slices without generation are planned too: candidates may be imported for them.
+
+    Args:
+        benchmark: What to expand.
+        base_dir: The directory that dataset paths are relative to.
+        global_seed: The seed of queries that name none.
+        providers: Datasets made in Python, by name.
+
+    Raises:
+        SpecValidationError: A dataset cannot be read, a query cannot be met, or a prompt names
+            a field that an item does not have.
+    """
+    grid = [(params, params.canonical_hash) for params in benchmark.inference_grid.expand()]
+    sources = {
+        part.slice_id: _ItemSource(part, base_dir, global_seed, providers)
+        for part in benchmark.slices
+    }
+    for model in benchmark.models:
+        model_hash = model.canonical_hash
+        for part in benchmark.slices:
+            part_hash = slice_hash(benchmark.benchmark_id, part.slice_id)
+            part_names = slice_namespace(benchmark, part)
+            for variant in benchmark.variants_of(part):
+                name_hash = variant_hash(variant.id)
+                compiled = compile_variant(variant)
+                for item in sources[part.slice_id]:
+                    messages = compiled.render(
+                        item_namespace(item.item_id, item.payload, item.metadata), part_names
+                    )
+                    rendered = prompt_hash(messages)
+                    for params, params_hash in grid:
+                        yield PlannedTrial(
+                            hash=trial_hash(
+                                slice_=part_hash,
+                                model=model_hash,
+                                variant=name_hash,
+                                params=params_hash,
+                                item=item.hash,
+                                prompt=rendered,
+                            ),
+                            model=model,
+                            slice=part,
+                            variant=variant,
+                            params=params,
+                            item=item,
+                            messages=messages,
+                            prompt_hash=rendered,
+                        )
+
+
+def slice_namespace(benchmark: BenchmarkSpec, part: SliceSpec) -> Mapping[str, Any]:
+    """Return what prompt templates see under `slice`."""
+    return {
+        "benchmark_id": benchmark.benchmark_id,
+        "slice_id": part.slice_id,
+        "dimensions": part.dimensions,
+    }
+
+
+class _ItemSource:
+    """A slice's items, read again only when they are too many to keep."""
+
+    def __init__(
+        self, part: SliceSpec, base_dir: Path, global_seed: int, providers: Mapping[str, Provider]
+    ) -> None:
+        self._load = lambda: load_items(
+            part, base_dir=base_dir, global_seed=global_seed, providers=providers
+        )
+        self._kept: list[DataItem] | None = None
+
+    def __iter__(self) -> Iterator[DataItem]:
+        if self._kept is not None:
+            yield from self._kept
+            return
+        keeping: list[DataItem] | None = []
+        for item in self._load():
+            if keeping is not None:
+                keeping.append(item)
+                if len(keeping) > KEEP_ITEMS:
+                    keeping = None
+            yield item
+        self._kept = keeping

@@ -1,0 +1,80 @@
+"""A project: who runs it, its seed, where results are kept, how failures are treated."""
+
+from enum import StrEnum
+from typing import Annotated, Literal
+
+from pydantic import Field, SecretStr
+
+from themis.specs.base import Name, SpecBase
+
+
+class CompressionCodec(StrEnum):
+    """How payloads are compressed."""
+
+    NONE = "none"
+    ZSTD = "zstd"
+
+
+class SqliteBlobStorageSpec(SpecBase):
+    """A store in one SQLite file, with large payloads in files beside it."""
+
+    backend: Literal["sqlite_blob"] = "sqlite_blob"
+    root_dir: Name
+    """The directory of the store; relative to the project's file."""
+    store_item_payloads: bool = True
+    """Keep the dataset items' contents, so that results can be shown beside them."""
+    compression: Annotated[CompressionCodec, Field(strict=False)] = CompressionCodec.ZSTD
+    """How payloads are compressed."""
+
+
+class PostgresBlobStorageSpec(SpecBase):
+    """A store in PostgreSQL, with large payloads in files."""
+
+    backend: Literal["postgres_blob"] = "postgres_blob"
+    database_url: SecretStr
+    """Where the database is; may hold a password, so it is never shown."""
+    blob_root_dir: Name
+    """The directory of the large payloads."""
+    store_item_payloads: bool = True
+    """Keep the dataset items' contents, so that results can be shown beside them."""
+    compression: Annotated[CompressionCodec, Field(strict=False)] = CompressionCodec.ZSTD
+    """How payloads are compressed."""
+
+
+StorageConfig = Annotated[
+    SqliteBlobStorageSpec | PostgresBlobStorageSpec, Field(discriminator="backend")
+]
+
+
+class ExecutionPolicySpec(SpecBase):
+    """How failures are treated while work runs."""
+
+    max_retries: Annotated[int, Field(ge=0)] = 3
+    """How often a failed request is asked again after its first attempt."""
+    retry_backoff_factor: Annotated[float, Field(gt=0)] = 1.5
+    """What each wait between attempts is multiplied by."""
+    circuit_breaker_threshold: Annotated[int, Field(ge=1)] = 5
+    """How many equal failures in a row stop the run."""
+    max_in_flight_work_items: Annotated[int, Field(ge=1)] = 32
+    """How many requests are open at once."""
+    retryable_error_codes: list[str] = Field(default_factory=list)
+    """The error codes worth another attempt; the engine decides when empty."""
+
+
+class ProjectSpec(SpecBase):
+    """What all benchmarks of a project share."""
+
+    project_name: Name
+    """Its name."""
+    researcher_id: Name
+    """Who is responsible."""
+    global_seed: int
+    """The seed from which every draw and every candidate's seed derives."""
+    storage: StorageConfig
+    """Where results are kept."""
+    execution_policy: ExecutionPolicySpec = Field(default_factory=ExecutionPolicySpec)
+    """How failures are treated."""
+    models: dict[str, str] = Field(default_factory=dict)
+    """Where each model's directory lies on this machine; relative to the project's file."""
+    metadata: dict[str, str] = Field(default_factory=dict)
+    """Labels of the project."""

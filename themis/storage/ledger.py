@@ -1,0 +1,108 @@
+"""The ledger: which bundles left, and which of their shards came back, from which attempts."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from themis.storage.store import Store, now
+
+
+@dataclass(frozen=True)
+class ExportedBundle:
+    """A bundle that was exported from this store."""
+
+    key: int
+    digest: str
+    run: int
+    stage: str
+    path: str
+    items: int
+
+
+def record_export(
+    store: Store, *, digest: str, run: int, stage: str, path: Path, items: int
+) -> None:
+    """Remember that a bundle was exported; exporting it again changes only its place."""
+    store.db.execute(
+        "INSERT INTO bundles (digest, run, stage, path, items, exported_at)"
+        " VALUES (?, ?, ?, ?, ?, ?) ON CONFLICT (digest) DO UPDATE SET path = excluded.path",
+        (digest, run, stage, _inside(store, path), items, now()),
+    )
+
+
+def find_export(store: Store, digest: str) -> ExportedBundle | None:
+    """Return the exported bundle with this digest, if it came from this store."""
+    row = store.db.execute(
+        "SELECT id, digest, run, stage, path, items FROM bundles WHERE digest = ?", (digest,)
+    ).fetchone()
+    return ExportedBundle(*row) if row else None
+
+
+def exports_of(store: Store, run: int, stage: str) -> list[ExportedBundle]:
+    """Return the bundles of one stage of a run, oldest first."""
+    rows = store.db.execute(
+        "SELECT id, digest, run, stage, path, items FROM bundles WHERE run = ? AND stage = ?"
+        " ORDER BY id",
+        (run, stage),
+    )
+    return [ExportedBundle(*row) for row in rows]
+
+
+def bundle_path(store: Store, bundle: ExportedBundle) -> Path:
+    """Return where a bundle was written."""
+    return store.root / bundle.path
+
+
+def was_imported(store: Store, bundle: int, shard: int, result_digest: str) -> bool:
+    """Tell whether exactly these results of a shard are in the store already."""
+    row = store.db.execute(
+        "SELECT 1 FROM imports WHERE bundle = ? AND shard = ? AND result_digest = ?",
+        (bundle, shard, result_digest),
+    )
+    return row.fetchone() is not None
+
+
+def record_import(
+    store: Store, *, bundle: int, shard: int, result_digest: str, counts: Mapping[str, int]
+) -> None:
+    """Remember an import; call inside the transaction that stores its events."""
+    store.db.execute(
+        "INSERT INTO imports (bundle, shard, result_digest, counts, imported_at)"
+        " VALUES (?, ?, ?, ?, ?)",
+        (bundle, shard, result_digest, json.dumps(dict(counts), sort_keys=True), now()),
+    )
+
+
+def attempt_key(
+    store: Store, *, bundle: int, shard: int, attempt: str, header: Mapping[str, Any]
+) -> int:
+    """Return the key of an attempt, storing its provenance when it is new."""
+    store.db.execute(
+        "INSERT INTO attempts (bundle, shard, attempt, header) VALUES (?, ?, ?, ?)"
+        " ON CONFLICT DO NOTHING",
+        (bundle, shard, attempt, json.dumps(dict(header), sort_keys=True)),
+    )
+    row = store.db.execute(
+        "SELECT id FROM attempts WHERE bundle = ? AND shard = ? AND attempt = ?",
+        (bundle, shard, attempt),
+    )
+    return int(row.fetchone()[0])
+
+
+def attempt_headers(store: Store, run: int) -> list[dict[str, Any]]:
+    """Return the provenance of every attempt whose records the run's bundles brought back."""
+    rows = store.db.execute(
+        "SELECT a.header FROM attempts a JOIN bundles b ON b.id = a.bundle WHERE b.run = ?"
+        " ORDER BY a.id",
+        (run,),
+    )
+    return [json.loads(row[0]) for row in rows]
+
+
+def _inside(store: Store, path: Path) -> str:
+    """Return `path` relative to the store, climbing out with `..` where it lies elsewhere."""
+    import os
+
+    return os.path.relpath(path.resolve(), store.root.resolve())
