@@ -9,7 +9,7 @@ from themis.cli.options import DIRECTORY, json_option, print_json, project_optio
 
 @click.group()
 def command() -> None:
-    r"""Write open work as a bundle that a machine without internet can work on.
+    """Write open work as a bundle that a machine without internet can work on.
 
     \b
     Example:
@@ -45,7 +45,7 @@ def generation(
     failed: bool,
     as_json: bool,
 ) -> None:
-    r"""Write the candidates of BENCHMARK that are still to be generated.
+    """Write the candidates of BENCHMARK that are still to be generated.
 
     \b
     Example:
@@ -72,7 +72,7 @@ def generation(
 def evaluation(
     benchmark: str, out: Path, shard_items: int, project: Path | None, *, as_json: bool
 ) -> None:
-    r"""Write the scores of BENCHMARK that are still to be computed.
+    """Write the scores of BENCHMARK that are still to be computed.
 
     \b
     Example:

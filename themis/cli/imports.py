@@ -30,7 +30,7 @@ def command(
     dry_run: bool,
     as_json: bool,
 ) -> None:
-    r"""Prove the results of BUNDLE and write them to the project's store.
+    """Prove the results of BUNDLE and write them to the project's store.
 
     Importing the same results twice does nothing. Exits with 3, storing nothing, when a record
     does not prove what it claims, and with 1 when items are missing.

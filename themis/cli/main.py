@@ -99,7 +99,7 @@ def _fail(message: str, exit_code: int) -> None:
 @click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(package_name="themis-hpc", prog_name="themis")
 def main(args: Sequence[str] = ()) -> None:
-    r"""Run large LLM evaluations on Slurm clusters, and prove every number.
+    """Run large LLM evaluations on Slurm clusters, and prove every number.
 
     \b
     Example:

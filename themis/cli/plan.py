@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 @project_option
 @json_option
 def command(benchmark: str, project: Path | None, *, as_json: bool) -> None:
-    r"""Show what BENCHMARK asks of which model, and how much of it is still open.
+    """Show what BENCHMARK asks of which model, and how much of it is still open.
 
     The plan is kept in the project's store; planning again changes nothing.
 
@@ -55,7 +55,7 @@ def _print_matrix(plan: "RegisteredPlan") -> None:
     )
     for heading in ("model", "slice", "prompt", "parameters"):
         table.add_column(heading, overflow="fold")
-    for heading in ("candidates", "open", "prompt tok.", "max new tok."):
+    for heading in ("all", "open", "tokens in", "out ≤"):
         table.add_column(heading, justify="right")
     for cell in plan.cells:
         table.add_row(
@@ -69,7 +69,7 @@ def _print_matrix(plan: "RegisteredPlan") -> None:
     Console().print(table)
     click.echo(
         f"{plan.run.trials:,} trials, {plan.candidates:,} candidates, {plan.pending:,} open. "
-        "Prompt tokens are estimated at four characters each."
+        "Tokens in are estimated at four characters each."
     )
 
 

@@ -28,7 +28,7 @@ def command(
     models: tuple[str, ...],
     engine_settings: tuple[str, ...],
 ) -> None:
-    r"""Plan BENCHMARK, generate, import and score what is open, and show the scores.
+    """Plan BENCHMARK, generate, import and score what is open, and show the scores.
 
     The same command continues after any interruption, and does nothing when all is done.
 

@@ -13,7 +13,7 @@ from themis.cli.options import DIRECTORY, finish, json_option, print_json
 @click.option("--quick", is_flag=True, help="Check sizes and receipts only.")
 @json_option
 def command(bundle: Path, results: Path | None, *, quick: bool, as_json: bool) -> None:
-    r"""Prove every byte of BUNDLE and count what came back.
+    """Prove every byte of BUNDLE and count what came back.
 
     Exits with 3 when a record is foreign, altered or unreadable, and with 1 when items have no
     result yet.

@@ -29,7 +29,7 @@ def command(
     *,
     all_shards: bool,
 ) -> None:
-    r"""Work on one shard of BUNDLE, or on every incomplete one.
+    """Work on one shard of BUNDLE, or on every incomplete one.
 
     What was finished before is not done again. Ctrl-C keeps what is finished.
 

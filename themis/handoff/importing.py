@@ -30,6 +30,7 @@ from themis.storage.ledger import (
 from themis.storage.plans import MODEL_ERROR, OK, Run, find_run
 from themis.storage.store import Store
 from themis_bundles import Bundle, Census, Chosen, chosen, verify
+from themis_bundles.attempts import AttemptReader
 
 
 class IncompleteResultsError(ThemisError):
@@ -346,6 +347,13 @@ class _PlannedTrials:
         )
 
 
+def _header(bundle: Bundle, shard: int, attempt: str) -> dict[str, Any]:
+    """Return what an attempt says about its engine and machine."""
+    reader = AttemptReader(bundle, shard, attempt)
+    next(iter(reader), None)
+    return {} if reader.header is None else reader.header.model_dump()
+
+
 def _attempts(
     store: Store,
     bundle: Bundle,
@@ -361,7 +369,7 @@ def _attempts(
             bundle=exported.key,
             shard=shard,
             attempt=name,
-            header=bundle.attempt_header(shard, name),
+            header=_header(bundle, shard, name),
         )
         for name in sorted(names)
     }

@@ -16,6 +16,8 @@ BATCH = 2000
 
 T = TypeVar("T")
 
+_CellKey = tuple[str, str, str, str, str]
+
 
 @dataclass(frozen=True)
 class PlanCell:
@@ -25,7 +27,8 @@ class PlanCell:
     slice_id: str
     prompt_variant_id: str
     params: str
-    """The first 12 characters of the parameters' hash, with the temperature."""
+    """Their temperature and token limit; `params_hash` tells equal ones apart."""
+    params_hash: str
     generates: bool
     trials: int
     candidates: int
@@ -80,7 +83,7 @@ def register_plan(session: Session) -> RegisteredPlan:
         num_samples=benchmark.num_samples,
     )
     running = identity.plan_digest_start()
-    cells: dict[tuple[str, str, str, str], _CellCount] = {}
+    cells: dict[_CellKey, _CellCount] = {}
     trials = 0
     for batch in batched(session.trials(), BATCH):
         registration.add([keys.row(trial) for trial in batch])
@@ -224,7 +227,7 @@ class _CellCount:
     prompt_tokens: int = 0
     max_new_tokens: int = 0
 
-    def cell(self, key: tuple[str, str, str, str]) -> PlanCell:
+    def cell(self, key: _CellKey) -> PlanCell:
         return PlanCell(
             *key,
             generates=self.generates,
@@ -237,7 +240,7 @@ class _CellCount:
 
 
 def _count(
-    cells: dict[tuple[str, str, str, str], _CellCount],
+    cells: dict[_CellKey, _CellCount],
     trial: PlannedTrial,
     samples: int,
     held: set[tuple[str, int]],
@@ -246,7 +249,8 @@ def _count(
         trial.model.model_id,
         trial.slice.slice_id,
         trial.variant.id,
-        params_label(trial.params),
+        f"t={trial.params.temperature:g} max={trial.params.max_tokens}",
+        trial.params.spec_hash,
     )
     count = cells.setdefault(key, _CellCount(trial.slice.generation is not None))
     count.trials += 1
@@ -254,11 +258,6 @@ def _count(
     count.held += sum((trial.hash, sample) in held for sample in range(samples))
     count.prompt_tokens += trial.prompt_tokens * samples
     count.max_new_tokens += trial.params.max_tokens * samples
-
-
-def params_label(params: Any) -> str:
-    """Name a parameter set on screen: its temperature, token limit and short hash."""
-    return f"t={params.temperature:g} max={params.max_tokens} {params.spec_hash}"
 
 
 def pending_samples(

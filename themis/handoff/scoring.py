@@ -1,7 +1,7 @@
 """Score what was generated: here and now, or as work that an evaluation bundle carries.
 
-Both ways read the same pending scores and call the same `score_output`, so where a score was
-computed makes no difference to it.
+Both ways read the same pending scores and compile the same scorer from the pass's stored form,
+so where a score was computed makes no difference to it.
 """
 
 import json
@@ -12,7 +12,7 @@ from typing import Any
 import orjson
 
 from themis.errors import StorageError
-from themis.evaluation import score_output
+from themis.evaluation.passes import compile_pass
 from themis.handoff.session import Session
 from themis.storage import projections
 from themis.storage.plans import OK, Run, ScorePass, score_passes
@@ -52,6 +52,8 @@ def score_pending(
     """
     scored = 0
     for batch in _batches(session, run):
+        # A batch belongs to one score pass.
+        scorer = compile_pass(batch[0].transform, batch[0].evaluation, session.registry)
         events = [
             projections.Event(
                 projections.EVALUATED,
@@ -59,13 +61,7 @@ def score_pending(
                 pending.sample,
                 pending.score_pass.evaluation,
                 None,
-                score_output(
-                    pending.output,
-                    pending.payload,
-                    transform=pending.transform,
-                    evaluation=pending.evaluation,
-                    registry=session.registry,
-                ).to_record(),
+                scorer.score(pending.output, pending.payload).to_record(),
             )
             for pending in batch
         ]
