@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from themis import identity
 from themis.handoff.register import pending_samples
@@ -93,7 +93,7 @@ def _export(
     run: Run,
     out: Path,
     *,
-    stage: str,
+    stage: Literal["generation", "evaluation"],
     items: Iterator[Any],
     write: Callable[[BundleWriter, Iterator[Any]], int],
     shard_items: int,
@@ -163,6 +163,11 @@ def _write_generation(
 
 def _write_evaluation(session: Session, writer: BundleWriter, items: Iterator[PendingScore]) -> int:
     components = _Components(writer)
+    # Parses and metrics need no model: all of them are one group.
+    nobody = {"model_id": "evaluation", "provider": "evaluation"}
+    writer.start_group(
+        GroupSpec(model=writer.component("model", nobody), requirements={}, **nobody)
+    )
     slices = {part.slice_id: part for part in session.benchmark.slices}
     current: ScorePass | None = None
     refs: Mapping[str, Any] = {}
@@ -170,9 +175,8 @@ def _write_evaluation(session: Session, writer: BundleWriter, items: Iterator[Pe
     for pending in items:
         if pending.score_pass is not current:
             current = pending.score_pass
-            evaluation = writer.component("evaluation", pending.evaluation)
             refs = {
-                "evaluation": evaluation,
+                "evaluation": writer.component("evaluation", pending.evaluation),
                 "slice": components.slice(session, slices[pending.slice_id]),
                 "transform": (
                     None
@@ -180,10 +184,6 @@ def _write_evaluation(session: Session, writer: BundleWriter, items: Iterator[Pe
                     else writer.component("transform", pending.transform)
                 ),
             }
-            if count == 0:
-                writer.start_group(
-                    GroupSpec(model=evaluation, provider="evaluation", model_id="", requirements={})
-                )
         writer.add(
             {
                 "id": pending.trial_hash[: identity.ID_LENGTH],

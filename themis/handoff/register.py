@@ -16,7 +16,7 @@ BATCH = 2000
 
 T = TypeVar("T")
 
-_CellKey = tuple[str, str, str, str, str]
+_CellKey = tuple[int, int, int, int]
 
 
 @dataclass(frozen=True)
@@ -104,7 +104,7 @@ def register_plan(session: Session) -> RegisteredPlan:
     run = registration.finish(
         run_id=run_id[:20], plan_digest=plan_digest, trials=trials, scores=scores
     )
-    return RegisteredPlan(run, tuple(count.cell(key) for key, count in cells.items()))
+    return RegisteredPlan(run, tuple(count.cell() for count in cells.values()))
 
 
 @dataclass(frozen=True)
@@ -220,17 +220,22 @@ class _SpecKeys:
 class _CellCount:
     """What is counted for one row of the matrix."""
 
-    generates: bool
+    first: PlannedTrial
     trials: int = 0
     candidates: int = 0
     held: int = 0
     prompt_tokens: int = 0
     max_new_tokens: int = 0
 
-    def cell(self, key: _CellKey) -> PlanCell:
+    def cell(self) -> PlanCell:
+        params = self.first.params
         return PlanCell(
-            *key,
-            generates=self.generates,
+            model_id=self.first.model.model_id,
+            slice_id=self.first.slice.slice_id,
+            prompt_variant_id=self.first.variant.id,
+            params=f"t={params.temperature:g} max={params.max_tokens}",
+            params_hash=params.spec_hash,
+            generates=self.first.slice.generation is not None,
             trials=self.trials,
             candidates=self.candidates,
             held=self.held,
@@ -245,17 +250,14 @@ def _count(
     samples: int,
     held: set[tuple[str, int]],
 ) -> None:
-    key = (
-        trial.model.model_id,
-        trial.slice.slice_id,
-        trial.variant.id,
-        f"t={trial.params.temperature:g} max={trial.params.max_tokens}",
-        trial.params.spec_hash,
-    )
-    count = cells.setdefault(key, _CellCount(trial.slice.generation is not None))
+    key = (id(trial.model), id(trial.slice), id(trial.variant), id(trial.params))
+    count = cells.get(key)
+    if count is None:
+        count = cells[key] = _CellCount(trial)
     count.trials += 1
     count.candidates += samples
-    count.held += sum((trial.hash, sample) in held for sample in range(samples))
+    if held:
+        count.held += sum((trial.hash, sample) in held for sample in range(samples))
     count.prompt_tokens += trial.prompt_tokens * samples
     count.max_new_tokens += trial.params.max_tokens * samples
 

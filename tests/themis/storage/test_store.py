@@ -59,9 +59,13 @@ def test_a_database_of_another_program_is_left_alone(tmp_path: Path) -> None:
 
 
 def test_a_transaction_happens_at_once_or_not_at_all(store: Store) -> None:
-    with pytest.raises(ZeroDivisionError), store.transaction():
-        store.spec_key("model", {"model_id": "m"})
-        raise ZeroDivisionError
+    def fail_halfway() -> None:
+        with store.transaction():
+            store.spec_key("model", {"model_id": "m"})
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        fail_halfway()
 
     assert store.db.execute("SELECT count(*) FROM specs").fetchone() == (0,)
 

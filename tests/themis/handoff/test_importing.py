@@ -1,0 +1,274 @@
+"""Import: what proves itself is stored once; what does not is refused whole."""
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import zstandard
+
+from themis.errors import ImportRefusedError, SpecValidationError
+from themis.generation.worker import WorkOptions, work_shard
+from themis.handoff.export import export_evaluation, export_generation
+from themis.handoff.importing import IncompleteResultsError, import_results
+from themis.handoff.register import register_plan
+from themis.handoff.scoring import score_pending
+from themis.handoff.session import Session
+from themis.storage import open_store
+from themis.storage.plans import Run
+from themis.storage.tables import read_scores
+from themis_bundles import Bundle, canonical_json
+
+Make = Callable[..., Session]
+
+ITEMS = 12
+OPTIONS = WorkOptions()
+
+
+@pytest.fixture
+def exported(session: Make, tmp_path: Path) -> tuple[Session, Run, Path]:
+    """A session, its run, and a bundle of three shards that nobody worked on."""
+    made = session()
+    run = register_plan(made).run
+    bundle = export_generation(made, run, tmp_path / "bundle", shard_items=5)
+    assert bundle is not None
+    return made, run, bundle.path
+
+
+def work(bundle: Path) -> None:
+    for shard in Bundle.open(bundle).shards:
+        work_shard(bundle, shard.index, OPTIONS)
+
+
+def events(session: Session) -> int:
+    return int(session.store.db.execute("SELECT count(*) FROM events").fetchone()[0])
+
+
+def test_importing_twice_stores_once(exported: tuple[Session, Run, Path]) -> None:
+    session, _, bundle = exported
+    work(bundle)
+
+    first = import_results(session.store, bundle)
+    second = import_results(session.store, bundle)
+
+    assert (first.stored, first.shards_imported) == (ITEMS, 3)
+    assert (second.stored, second.shards_imported, second.shards_known) == (0, 0, 3)
+    assert events(session) == ITEMS
+
+
+def test_a_partial_return_is_refused_unless_asked_for(
+    exported: tuple[Session, Run, Path],
+) -> None:
+    session, _, bundle = exported
+    work_shard(bundle, 0, OPTIONS)
+
+    with pytest.raises(IncompleteResultsError, match="7 of 12 items have no result yet") as caught:
+        import_results(session.store, bundle)
+    assert caught.value.exit_code == 1
+    assert events(session) == 0
+    assert import_results(session.store, bundle, allow_partial=True).stored == 5
+    work(bundle)
+    assert import_results(session.store, bundle).stored == 7
+
+
+def test_a_dry_run_stores_nothing(exported: tuple[Session, Run, Path]) -> None:
+    session, _, bundle = exported
+    work(bundle)
+
+    report = import_results(session.store, bundle, dry_run=True)
+
+    assert report.census.complete
+    assert (report.stored, events(session)) == (0, 0)
+
+
+def test_a_flipped_bit_in_a_result_is_refused_and_nothing_is_stored(
+    exported: tuple[Session, Run, Path],
+) -> None:
+    session, _, bundle = exported
+    work(bundle)
+    path = next((bundle / "results" / "00002").glob("*.zst"))
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(data)
+
+    with pytest.raises(ImportRefusedError, match="results/00002/") as caught:
+        import_results(session.store, bundle, allow_partial=True)
+
+    assert caught.value.exit_code == 3
+    assert events(session) == 0
+
+
+def forge(path: Path, change: Callable[[list[dict[str, Any]]], None]) -> None:
+    """Rewrite the records of a result file in frames that are sound in themselves."""
+    blob = path.read_bytes()
+    frames = []
+    while blob:
+        inflater = zstandard.ZstdDecompressor().decompressobj()
+        frames.append([json.loads(line) for line in inflater.decompress(blob).splitlines()])
+        blob = inflater.unused_data
+    change([line for frame in frames for line in frame if "seq" in line])
+    compressor = zstandard.ZstdCompressor(write_checksum=True, write_content_size=True)
+    texts = (b"".join(canonical_json(line) + b"\n" for line in frame) for frame in frames)
+    path.write_bytes(b"".join(map(compressor.compress, texts)))
+
+
+def swap_answers(records: list[dict[str, Any]]) -> None:
+    first, second = records[0], records[1]
+    first["item_sha256"], second["item_sha256"] = second["item_sha256"], first["item_sha256"]
+
+
+def answer_an_unplanned_item(records: list[dict[str, Any]]) -> None:
+    records[0]["seq"] = 999
+
+
+@pytest.mark.parametrize("forgery", [swap_answers, answer_an_unplanned_item])
+def test_a_forged_record_is_refused_and_nothing_is_stored(
+    exported: tuple[Session, Run, Path], forgery: Callable[[list[dict[str, Any]]], None]
+) -> None:
+    session, _, bundle = exported
+    work(bundle)
+    path = next((bundle / "results" / "00000").glob("*.zst"))
+    forge(path, forgery)
+
+    with pytest.raises(ImportRefusedError, match="do not prove what they claim"):
+        import_results(session.store, bundle, allow_partial=True)
+
+    assert events(session) == 0
+
+
+def test_a_bundle_of_an_unknown_run_is_refused(
+    exported: tuple[Session, Run, Path], tmp_path: Path
+) -> None:
+    _, run, bundle = exported
+    work(bundle)
+
+    with (
+        open_store(tmp_path / "other") as other,
+        pytest.raises(SpecValidationError, match=f"no run has the name '{run.run_id}'"),
+    ):
+        import_results(other, bundle)
+
+
+def test_another_store_with_the_same_plan_imports_after_checking_every_item(
+    exported: tuple[Session, Run, Path], tmp_path: Path
+) -> None:
+    session, _, bundle = exported
+    work(bundle)
+    with open_store(tmp_path / "other") as store:
+        other = Session(
+            store=store,
+            benchmark=session.benchmark,
+            base_dir=session.base_dir,
+            project_name="elsewhere",
+            global_seed=session.global_seed,
+        )
+        register_plan(other)
+
+        report = import_results(store, bundle)
+
+    assert report.stored == ITEMS
+
+
+def test_resharded_bundles_of_one_plan_give_one_record_per_item(
+    exported: tuple[Session, Run, Path], tmp_path: Path
+) -> None:
+    session, run, bundle = exported
+    other = export_generation(session, run, tmp_path / "resharded", shard_items=2)
+    assert other is not None
+    work(bundle)
+    work(other.path)
+
+    first = import_results(session.store, other.path)
+    second = import_results(session.store, bundle)
+
+    assert (first.stored, second.stored, second.held) == (ITEMS, 0, ITEMS)
+    assert second.conflicts == ()
+
+
+def test_the_same_plan_exports_the_same_bytes(
+    exported: tuple[Session, Run, Path], tmp_path: Path
+) -> None:
+    session, run, bundle = exported
+
+    again = export_generation(session, run, tmp_path / "again", shard_items=5)
+
+    assert again is not None
+    assert contents(again.path) == contents(bundle)
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {
+        str(path.relative_to(folder)): path.read_bytes()
+        for path in folder.rglob("*")
+        if path.is_file()
+    }
+
+
+def test_scores_from_an_evaluation_bundle_are_those_computed_here(
+    exported: tuple[Session, Run, Path], tmp_path: Path
+) -> None:
+    session, run, bundle = exported
+    work(bundle)
+    import_results(session.store, bundle)
+    shutil.copytree(session.store.root, tmp_path / "copy")
+
+    evaluation = export_evaluation(session, run, tmp_path / "scores", shard_items=5)
+    assert evaluation is not None
+    work(evaluation.path)
+    report = import_results(session.store, evaluation.path)
+    with open_store(tmp_path / "copy") as store:
+        here = Session(
+            store=store,
+            benchmark=session.benchmark,
+            base_dir=session.base_dir,
+            project_name="tests",
+            global_seed=7,
+        )
+        scored = score_pending(here, run)
+        expected = read_scores(store, run)
+    found = read_scores(session.store, run)
+
+    assert (report.stored, scored) == (ITEMS, ITEMS)
+    assert found.value.tolist() == expected.value.tolist()
+    assert found.status.tolist() == expected.status.tolist()
+    assert export_evaluation(session, run, tmp_path / "more") is None
+
+
+def test_two_score_passes_on_one_slice_import_independently(
+    session: Make, body: Callable[..., dict[str, Any]], tmp_path: Path
+) -> None:
+    scores = [
+        {"name": "strict", "metrics": ["exact_match"]},
+        {"name": "number", "parse": "number", "metrics": ["numeric_match", "exact_match"]},
+    ]
+    made = session(slices=[{**body()["slices"][0], "scores": scores}])
+    run = register_plan(made).run
+    bundle = export_generation(made, run, tmp_path / "bundle")
+    assert bundle is not None
+    work(bundle.path)
+    import_results(made.store, bundle.path)
+    evaluation = export_evaluation(made, run, tmp_path / "scores")
+    assert evaluation is not None
+    work(evaluation.path)
+
+    report = import_results(made.store, evaluation.path)
+
+    assert report.stored == 2 * ITEMS
+    assert read_scores(made.store, run).rows == 3 * ITEMS
+    assert read_scores(made.store, run).scored.all()
+
+
+def test_an_edited_manifest_is_refused(exported: tuple[Session, Run, Path]) -> None:
+    session, _, bundle = exported
+    work(bundle)
+    path = bundle / "data" / "manifest.json"
+    manifest = json.loads(path.read_bytes())
+    manifest["created_for"]["benchmark"] = "another"
+    path.write_text(json.dumps(manifest, sort_keys=True, separators=(",", ":")))
+
+    with pytest.raises(Exception, match=r"manifest"):
+        import_results(session.store, bundle)
+
+    assert events(session) == 0
