@@ -1,6 +1,6 @@
 """The two shapes that every statistic here takes and gives: float arrays and intervals."""
 
-from typing import NamedTuple, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -20,6 +20,15 @@ class Interval(NamedTuple):
 def floats(values: npt.ArrayLike) -> FloatArray:
     """Read numbers as float64, without a copy where possible."""
     return np.asarray(values, dtype=np.float64)
+
+
+def sum_by(group: npt.NDArray[Any], weights: npt.NDArray[Any], groups: int) -> FloatArray:
+    """Add up weights (numbers, or truth values to count) per group.
+
+    >>> sum_by(np.array([0, 2, 0]), np.array([0.5, 1.0, 0.25]), 3).tolist()
+    [0.75, 0.0, 1.0]
+    """
+    return np.asarray(np.bincount(group, weights, groups), np.float64)
 
 
 def never_zero(p_values: FloatArray) -> FloatArray:

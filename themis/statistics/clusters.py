@@ -15,7 +15,7 @@ from typing import Literal, NamedTuple, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from themis.statistics.arrays import FloatArray, IntArray, floats
+from themis.statistics.arrays import FloatArray, IntArray, floats, sum_by
 
 ClusterErrorKind: TypeAlias = Literal["cr0", "cr1", "cr2", "cr3"]
 
@@ -103,11 +103,11 @@ def grouped_cr2(
     Returns:
         Standard errors and degrees of freedom, one per group; NaN below two clusters.
     """
-    n = np.bincount(group, sizes, groups)
+    n = sum_by(group, sizes, groups)
     clusters = np.bincount(group, minlength=groups)
     with np.errstate(invalid="ignore", divide="ignore"):
         a = 1 / (1 - sizes / n[group])
-        stderr = np.sqrt(np.bincount(group, a * residual_sums**2, groups)) / n
+        stderr = np.sqrt(sum_by(group, a * residual_sums**2, groups)) / n
     usable = clusters > 1
     df = grouped_bell_mccaffrey_df(sizes, group, groups)
     return np.where(usable, stderr, np.nan), np.where(usable, df, np.nan)
@@ -115,11 +115,11 @@ def grouped_cr2(
 
 def grouped_bell_mccaffrey_df(sizes: FloatArray, group: IntArray, groups: int) -> FloatArray:
     """`bell_mccaffrey_df` for many groups at once; NaN below two clusters."""
-    n = np.bincount(group, sizes, groups)
+    n = sum_by(group, sizes, groups)
     with np.errstate(invalid="ignore", divide="ignore"):
         a = 1 / (1 - sizes / n[group])
-        square = np.bincount(group, sizes**2, groups)
-        weighted = np.bincount(group, a * sizes**2, groups)
-        fourth = np.bincount(group, (a * sizes**2) ** 2, groups)
+        square = sum_by(group, sizes**2, groups)
+        weighted = sum_by(group, a * sizes**2, groups)
+        fourth = sum_by(group, (a * sizes**2) ** 2, groups)
         df = n**2 / (square + (weighted**2 - fourth) / n**2)
     return np.where(np.isfinite(df), df, np.nan)

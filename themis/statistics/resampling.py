@@ -15,6 +15,7 @@ to 8 at the default) are enumerated: the ideal bootstrap, without chance.
 from dataclasses import dataclass
 from itertools import combinations, pairwise
 from math import comb, factorial
+from typing import Literal
 
 import numpy as np
 from scipy.special import ndtr, ndtri
@@ -100,6 +101,36 @@ def bca_interval(
         z = z0 + ndtri(tail)
         ends.append(ordered.quantile(ndtr(z0 + z / (1 - acceleration * z))))
     return Interval(*ends)
+
+
+def interval_of_means(
+    sums: FloatArray,
+    sizes: FloatArray,
+    *,
+    method: Literal["bootstrap", "bca"],
+    level: float = 0.95,
+    n_resamples: int = 9999,
+    seed: int = 0,
+) -> Interval:
+    """Resample and give the percentile or the BCa interval of each column.
+
+    Args:
+        sums: One row per item or cluster, one column per comparison.
+        sizes: Items in each; all 1 where rows are items.
+        method: "bootstrap" for the percentile interval, "bca" for Efron's.
+        level: The coverage aimed at.
+        n_resamples: Resamples to draw.
+        seed: Seed of the draws.
+    """
+    draws = bootstrap_means(
+        sums, None if (sizes == 1).all() else sizes, n_resamples=n_resamples, seed=seed
+    )
+    if method == "bootstrap":
+        return percentile_interval(draws, level)
+    observed = sums.sum(axis=0) / sizes.sum(axis=0)
+    # Leaving out a cluster moves the ratio by about its residual sum, so that is what skews.
+    acceleration = jackknife_acceleration(sums - sizes * observed)
+    return bca_interval(draws, observed, acceleration, level)
 
 
 def bias_correction(draws: Resamples, observed: FloatArray) -> FloatArray:
