@@ -1,0 +1,247 @@
+"""Scoring one candidate: its output through a parse, its answer through metrics.
+
+The rules, in one place:
+
+* A candidate whose generation failed is scored by nothing; every score is null.
+* The extractors of a parse are tried in order; the first that succeeds gives the answer.
+* When none succeeds the answer is unreadable, which is a wrong answer: metrics that read the
+  answer are not called and score 0 with the reason `parse_failed`.
+* An extractor or metric that raises, or returns something that is no finite number or no JSON,
+  makes a null score with the error's words. The other scores stand.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Self
+
+from themis.errors import SpecValidationError
+from themis.evaluation.protocol import ChecksConfig, Extraction, Extractor, Metric
+from themis.evaluation.registry import PluginRegistry
+from themis.specs import ParseSpec
+from themis_bundles import CanonicalError, canonical_json
+
+PARSE_FAILED = "parse_failed"
+"""The reason of a 0 that was given because there was no answer to read."""
+
+GENERATION_FAILED = "generation_failed"
+"""The error of a score whose candidate has no output."""
+
+
+@dataclass(frozen=True, slots=True)
+class ExtractionOutcome:
+    """What a parse found."""
+
+    extractor: str
+    """The extractor that succeeded; the last one tried when none did."""
+
+    success: bool
+    """Whether there is an answer."""
+
+    value: Any
+    """The answer; None without success."""
+
+    reason: str | None
+    """Why there is none, extractor by extractor."""
+
+
+@dataclass(frozen=True, slots=True)
+class MetricOutcome:
+    """What a metric gave."""
+
+    metric: str
+    """The metric's name."""
+
+    value: float | None
+    """The score; None when the metric could not score."""
+
+    details: Mapping[str, Any]
+    """What the metric says of it."""
+
+    error: str | None
+    """Why there is no score."""
+
+
+@dataclass(frozen=True, slots=True)
+class EvaluationResult:
+    """The scores of one candidate under one score pass."""
+
+    extraction: ExtractionOutcome | None
+    """What the parse found; None without a parse or without an output."""
+
+    scores: tuple[MetricOutcome, ...]
+    """One for each metric of the pass, in its order."""
+
+    def to_record(self) -> dict[str, Any]:
+        """Return the JSON object that an evaluation bundle carries."""
+        extraction = self.extraction
+        return {
+            "extraction": extraction
+            and {
+                "extractor": extraction.extractor,
+                "success": extraction.success,
+                "value": extraction.value,
+                "reason": extraction.reason,
+            },
+            "scores": [
+                {
+                    "metric": score.metric,
+                    "value": score.value,
+                    "details": dict(score.details),
+                    "error": score.error,
+                }
+                for score in self.scores
+            ],
+        }
+
+
+@dataclass(frozen=True)
+class Scorer:
+    """One score pass, its plugins made and checked; scores any number of candidates."""
+
+    _chain: tuple[tuple[str, Extractor, Mapping[str, Any]], ...] | None
+    _metrics: tuple[tuple[str, Metric, bool], ...]
+    _reference_field: str | None
+
+    @classmethod
+    def compile(
+        cls,
+        *,
+        transform: ParseSpec | None,
+        metrics: Sequence[str],
+        registry: PluginRegistry,
+        reference_field: str | None = None,
+    ) -> Self:
+        """Make the plugins of a score pass.
+
+        Args:
+            transform: The parse; None scores the whole output.
+            metrics: The metrics' names.
+            registry: Where they are registered.
+            reference_field: The item's field with the right answer; None means the usual names.
+
+        Raises:
+            SpecValidationError: A plugin does not exist, its settings are wrong, a parse has no
+                extractor, or a metric is named twice.
+            EnvironmentNotReadyError: A plugin needs a library that is not installed.
+        """
+        if len(set(metrics)) != len(metrics):
+            raise SpecValidationError(f"A metric is named twice in {', '.join(metrics)}")
+        made = [(name, registry.metric(name)) for name in metrics]
+        return cls(
+            None if transform is None else _chain(transform, registry),
+            tuple((name, metric, getattr(metric, "reads_answer", True)) for name, metric in made),
+            reference_field,
+        )
+
+    def score(self, output: Mapping[str, Any], payload: Mapping[str, Any]) -> EvaluationResult:
+        """Score one candidate; a bad item is a result, never an exception.
+
+        Args:
+            output: The candidate's generation record: with `text`, or with `error`.
+            payload: The dataset item's fields.
+        """
+        text = output.get("text")
+        if "error" in output or not isinstance(text, str):
+            return EvaluationResult(
+                None, tuple(_unscored(name, GENERATION_FAILED) for name, _, _ in self._metrics)
+            )
+        answer: Any = text
+        outcome, broken = None, None
+        if self._chain is not None:
+            outcome, broken = _extract(self._chain, text)
+            answer = outcome.value
+        scores = []
+        for name, metric, reads_answer in self._metrics:
+            if reads_answer and outcome is not None and not outcome.success:
+                scores.append(
+                    _unscored(name, broken)
+                    if broken
+                    else MetricOutcome(name, 0.0, {"reason": PARSE_FAILED}, None)
+                )
+                continue
+            scores.append(self._measure(name, metric, text, answer, payload))
+        return EvaluationResult(outcome, tuple(scores))
+
+    def _measure(
+        self, name: str, metric: Metric, text: str, answer: Any, payload: Mapping[str, Any]
+    ) -> MetricOutcome:
+        try:
+            result = metric.score(
+                text=text, answer=answer, payload=payload, reference_field=self._reference_field
+            )
+            value = float(result.value)
+            if not math.isfinite(value):
+                return _unscored(name, f"the metric returned {value}")
+            details = dict(result.details)
+            if details:
+                canonical_json(details)
+        except CanonicalError as error:
+            return _unscored(name, f"the metric's details are not JSON: {error}")
+        except Exception as error:  # noqa: BLE001 - a plugin may raise anything
+            return _unscored(name, _worded(error))
+        return MetricOutcome(name, value, details, None)
+
+
+def score_output(
+    output_record: Mapping[str, Any],
+    payload: Mapping[str, Any],
+    *,
+    transform: ParseSpec | None,
+    metrics: Sequence[str],
+    registry: PluginRegistry,
+    reference_field: str | None = None,
+) -> EvaluationResult:
+    """Score one candidate; for many, `Scorer.compile` makes the plugins once.
+
+    Raises:
+        SpecValidationError: The score pass itself is not valid.
+        EnvironmentNotReadyError: A plugin needs a library that is not installed.
+    """
+    scorer = Scorer.compile(
+        transform=transform, metrics=metrics, registry=registry, reference_field=reference_field
+    )
+    return scorer.score(output_record, payload)
+
+
+_Chain = tuple[tuple[str, Extractor, Mapping[str, Any]], ...]
+
+
+def _chain(parse: ParseSpec, registry: PluginRegistry) -> _Chain:
+    if not parse.extractors:
+        raise SpecValidationError(f"The parse {parse.name!r} has no extractors")
+    chain = []
+    for reference in parse.extractors:
+        extractor = registry.extractor(reference.id)
+        if isinstance(extractor, ChecksConfig):
+            extractor.check(reference.config)
+        chain.append((reference.id, extractor, reference.config))
+    return tuple(chain)
+
+
+def _extract(chain: _Chain, text: str) -> tuple[ExtractionOutcome, str | None]:
+    """Try the extractors; the second value says that one broke and none found an answer."""
+    reasons = []
+    broken = None
+    for name, extractor, config in chain:
+        try:
+            found = extractor.extract(text, config)
+            if found.success:
+                canonical_json(found.value)
+        except Exception as error:  # noqa: BLE001 - a plugin may raise anything
+            broken = f"the extractor {name} failed: {_worded(error)}"
+            found = Extraction.failed(_worded(error))
+        if found.success:
+            return ExtractionOutcome(name, True, found.value, None), None  # noqa: FBT003
+        reasons.append(f"{name}: {found.reason}")
+    return ExtractionOutcome(chain[-1][0], False, None, "; ".join(reasons)), broken  # noqa: FBT003
+
+
+def _unscored(metric: str, error: str) -> MetricOutcome:
+    return MetricOutcome(metric, None, {}, error)
+
+
+def _worded(error: Exception) -> str:
+    # A lone surrogate in a message could not be written to a record.
+    text = f"{type(error).__name__}: {error}"[:500]
+    return text.encode("utf-8", "replace").decode()
