@@ -1,0 +1,147 @@
+"""From a bundle to a complete bundle: submit, wait, submit what is left, until nothing is left.
+
+It keeps no state of its own. Interrupting it leaves Slurm's jobs running (a local pool stops in
+an orderly way), and calling it again continues.
+"""
+
+import logging
+import time
+from collections.abc import Callable, Collection, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from themis_slurm.errors import SchedulerError, SubmissionRefusedError
+from themis_slurm.evidence import Cause
+from themis_slurm.fleet import Fleet, fleet_for
+from themis_slurm.profile import ClusterProfile
+from themis_slurm.records import read_records, tries_without_progress
+from themis_slurm.status import ClusterStatus, ShardRow, StatusReader
+from themis_slurm.submit import items_done, submit
+from themis_slurm.workspace import Workspace, open_for_profile
+
+log = logging.getLogger(__name__)
+
+_ALIVE = frozenset({Cause.RUNNING, Cause.PENDING, Cause.UNKNOWN})
+_LEFT_ALONE = _ALIVE | {Cause.COMPLETE}
+# Nothing that this program could do again would end better.
+_FINAL = frozenset({Cause.CANCELLED, Cause.BAD_INPUT})
+
+
+@dataclass(frozen=True)
+class Patience:
+    """How often to look, and how long to hope."""
+
+    poll_s: float = 2.0
+    """The first pause between two looks at the result files; each one is twice the last."""
+
+    longest_poll_s: float = 30.0
+    """The longest such pause."""
+
+    scheduler_s: float = 30.0
+    """The shortest time between two questions to Slurm."""
+
+    tries: int = 3
+    """Submissions of a shard that may finish nothing of it before it is given up."""
+
+
+def run_until_done(
+    bundle: Path,
+    profile: ClusterProfile,
+    *,
+    on_status: Callable[[ClusterStatus], None],
+    patience: Patience | None = None,
+) -> ClusterStatus:
+    """Work on a bundle until it is complete, or nothing that is left can be helped.
+
+    Shards that end incomplete are submitted again, unless somebody cancelled them, or
+    `patience.tries` submissions in a row finished nothing of them. Every call starts counting
+    anew.
+
+    Args:
+        bundle: The bundle's directory.
+        profile: Where and how.
+        on_status: Called after every question to the cluster.
+        patience: How often to look.
+
+    Returns:
+        The last status; `complete` says which of the two it is.
+
+    Raises:
+        SubmissionLockedError: Another process is submitting this bundle.
+        SubmissionRefusedError: Slurm refuses to take anything.
+        SchedulerError: There is no Slurm here.
+    """
+    workspace = open_for_profile(bundle, profile)
+    with fleet_for(workspace, profile) as fleet:
+        return _Run(workspace, profile, fleet, patience or Patience()).go(on_status)
+
+
+class _Run:
+    """One call of `run_until_done`."""
+
+    def __init__(
+        self, workspace: Workspace, profile: ClusterProfile, fleet: Fleet, patience: Patience
+    ) -> None:
+        self._workspace = workspace
+        self._profile = profile
+        self._fleet = fleet
+        self._patience = patience
+        self._reader = StatusReader(workspace, fleet)
+        self._first = len(read_records(workspace.submissions))
+
+    def go(self, on_status: Callable[[ClusterStatus], None]) -> ClusterStatus:
+        full = self._submit(leave=())
+        seen_dead: set[int] = set()
+        while True:
+            status = self._reader.read()
+            on_status(status)
+            if status.complete:
+                return status
+            dead = {row.shard for row in status.rows if row.cause not in _LEFT_ALONE}
+            # Seen twice: a network file system may show the last results seconds late.
+            settled, seen_dead = dead & seen_dead, dead
+            hopeless = self._hopeless(row for row in status.rows if row.shard in settled)
+            if (settled - hopeless) or full:
+                full = self._submit(leave=hopeless | (dead - settled))
+            elif settled and not status.with_cause(*_ALIVE):
+                return status
+            self._wait(status, briefly=bool(dead - settled))
+
+    def _submit(self, *, leave: Collection[int]) -> bool:
+        """Submit what can be; return whether something had to be held back."""
+        try:
+            made = submit(self._workspace, self._profile, self._fleet, leave=leave)
+        except SubmissionRefusedError:
+            raise
+        except SchedulerError as error:
+            if len(read_records(self._workspace.submissions)) == self._first:
+                raise
+            log.warning("%s; the work that was submitted goes on", error)
+            return True
+        if made.refused:
+            log.warning("%s; trying again later", made.refused)
+        return bool(made.held_back or made.refused)
+
+    def _hopeless(self, rows: Iterable[ShardRow]) -> set[int]:
+        """Give the dead shards that another submission would not help."""
+        mine = read_records(self._workspace.submissions)[self._first :]
+        return {
+            row.shard
+            for row in rows
+            if row.cause in _FINAL
+            or tries_without_progress(mine, row.shard, items_done(self._workspace, row.shard))
+            >= self._patience.tries
+        }
+
+    def _wait(self, status: ClusterStatus, *, briefly: bool) -> None:
+        """Wait until it is time to ask again, or every shard that was alive is complete."""
+        patience = self._patience
+        pause = patience.poll_s
+        asking_is_free = self._profile.kind == "local"
+        until = time.monotonic() + (pause if briefly or asking_is_free else patience.scheduler_s)
+        alive = [row.shard for row in status.with_cause(*_ALIVE)]
+        while time.monotonic() < until:
+            time.sleep(min(pause, max(0.0, until - time.monotonic())))
+            if alive and self._reader.all_complete(alive):
+                return
+            pause = min(2 * pause, patience.longest_poll_s)

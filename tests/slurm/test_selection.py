@@ -1,0 +1,37 @@
+"""Choosing shards and cutting them into arrays."""
+
+from hypothesis import given
+from hypothesis import strategies as st
+from themis_slurm.selection import select
+
+shards = st.sets(st.integers(0, 60), max_size=60)
+
+
+class TestSelect:
+    """Every incomplete shard is busy, held back, or in exactly one array."""
+
+    @given(shards, shards, st.integers(1, 12), st.none() | st.integers(-3, 70))
+    def test_every_incomplete_shard_is_accounted_for(
+        self, incomplete: set[int], busy: set[int], size: int, room: int | None
+    ) -> None:
+        groups = {shard: shard % 3 for shard in range(61)}
+
+        chosen = select(incomplete, groups, busy=busy, array_size=size, room=room)
+
+        taken = [shard for array in chosen.arrays for shard in array.shards]
+        assert sorted([*taken, *chosen.held_back]) == sorted(incomplete - busy)
+        assert all(len(array.shards) <= size for array in chosen.arrays)
+        assert all(groups[shard] == array.group for array in chosen.arrays for shard in array.shards)
+        if room is not None:
+            assert len(taken) <= max(0, room)
+
+    @given(shards, st.integers(1, 12))
+    def test_there_are_as_few_arrays_as_their_size_allows(
+        self, incomplete: set[int], size: int
+    ) -> None:
+        groups = {shard: shard % 2 for shard in range(61)}
+
+        chosen = select(incomplete, groups, busy=(), array_size=size, room=None)
+
+        fewest = sum(-(-sum(groups[s] == g for s in incomplete) // size) for g in (0, 1))
+        assert len(chosen.arrays) == fewest
