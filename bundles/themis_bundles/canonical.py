@@ -32,6 +32,11 @@ MAX_INTEGER = 2**53 - 1
 LINE_LIMIT = 16 * 2**20
 """The default length of the longest line, in bytes."""
 
+# orjson before 3.11.7 prints 1e22 where later ones print 1e+22. Two forms of one number would
+# give one thing two digests, so an older one must not be used, not even by accident.
+if orjson.dumps(1e22) != b"1e+22":
+    raise ImportError("themis_bundles needs orjson 3.11.7 or newer: pip install 'orjson>=3.11.7'")
+
 _OPTIONS = (
     orjson.OPT_SORT_KEYS
     | orjson.OPT_STRICT_INTEGER

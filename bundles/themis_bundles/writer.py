@@ -177,7 +177,7 @@ class BundleWriter:
 
     Raises:
         BundleExistsError: When the target exists and is not an empty folder.
-        ValueError: For sizes that make no sense.
+        ValueError: For sizes that make no sense, or words that a manifest cannot hold.
     """
 
     def __init__(
@@ -212,6 +212,8 @@ class BundleWriter:
         self._octets = 0
         self._manifest: Manifest | None = None
         self._digest = ""
+        # Wrong words in `info` are refused here, before an hour of items was written.
+        self._describe("0" * 64, 0)
         _refuse_existing(self.path)
         with files.write_errors(self.path):
             files.make_folder(self.path.parent.absolute())
@@ -373,7 +375,7 @@ class BundleWriter:
         components = self._component_file.finish()
         self._payload[f"data/{COMPONENTS}"] = components
         self._octets += self._component_file.bytes
-        manifest = self._describe(components)
+        manifest = self._describe(components, self._component_file.bytes)
         data = manifest.to_bytes() + b"\n"
         digest = self._payload_file("manifest.json", data)
         info = bag.bag_info(
@@ -397,7 +399,7 @@ class BundleWriter:
         files.sync_folder(self.path.parent)
         self._manifest, self._digest = manifest, digest
 
-    def _describe(self, components: str) -> Manifest:
+    def _describe(self, components: str, size: int) -> Manifest:
         info = self._info
         digests = [digest for _, digest in self._components]
         groups = tuple(
@@ -427,7 +429,7 @@ class BundleWriter:
             components=ComponentsEntry(
                 path=COMPONENTS,
                 sha256=components,
-                bytes=self._component_file.bytes,
+                bytes=size,
                 count=len(digests),
             ),
             groups=groups,
