@@ -3,8 +3,12 @@
 import os
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
+
+from themis.specs import InferenceParamsSpec, ModelSpec
+from themis_bundles import BundleInfo, BundleWriter, GroupSpec
 
 Require = Callable[[object, str], None]
 
@@ -35,3 +39,55 @@ def fixtures() -> Path:
 def tiny_chat(fixtures: Path) -> Path:
     """A 1.4 MB chat model that knows 200 answers by heart."""
     return fixtures / "tiny_chat"
+
+
+@pytest.fixture
+def write_generation_bundle(tmp_path: Path) -> Callable[..., Path]:
+    """Write a bundle that asks one model some questions, and return its path.
+
+    Keyword arguments: `provider`, `model_id`, `params` (fields of InferenceParamsSpec),
+    `extras` (of the model), `shard_items`, `name`, and `follow_ups` for every item.
+    """
+
+    def write(
+        questions: list[str],
+        *,
+        provider: str = "demo",
+        model_id: str = "echo",
+        params: dict[str, Any] | None = None,
+        extras: dict[str, Any] | None = None,
+        shard_items: int = 512,
+        name: str = "bundle",
+        follow_ups: list[str] | None = None,
+    ) -> Path:
+        info = BundleInfo(
+            stage="generation",
+            run_id="run",
+            created_for={"project": "tests", "benchmark": "questions"},
+            date="2026-01-01",
+        )
+        model = ModelSpec(model_id=model_id, provider=provider, extras=extras or {})
+        sampling = InferenceParamsSpec.model_validate({"max_tokens": 32, **(params or {})})
+        path = tmp_path / name
+        with BundleWriter(path, info, shard_items=shard_items) as writer:
+            refs = {
+                "model": writer.component("model", model.canonical_dict()),
+                "params": writer.component("params", sampling.canonical_dict()),
+                "prompt": writer.component("prompt", {"prompt_variant_id": "plain"}),
+                "slice": writer.component("slice", {"slice_id": "questions"}),
+            }
+            writer.start_group(GroupSpec(refs["model"], provider, model_id))
+            for number, question in enumerate(questions):
+                request: dict[str, Any] = {
+                    "messages": [{"role": "user", "content": question}],
+                    "seed": number,
+                }
+                if follow_ups:
+                    request["follow_ups"] = [
+                        {"role": "user", "content": text} for text in follow_ups
+                    ]
+                item = {"id": f"{number:032x}", "refs": refs, "request": request, "sample": 0}
+                writer.add(item, prompt_tokens=16, max_new_tokens=sampling.max_tokens)
+        return path
+
+    return write

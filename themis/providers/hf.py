@@ -33,7 +33,7 @@ from themis.providers.protocol import (
     Sampling,
     check_request,
 )
-from themis.providers.provenance import enforce_offline, gpus, machine, versions
+from themis.providers.provenance import enforce_offline, gpus, versions
 
 CPU_BATCH_TOKENS = 16_384
 CPU_BATCH_ROWS = 64
@@ -155,7 +155,6 @@ class HfEngine:
             "max_model_len": self._renderer.context,
             "batch": {"rows": self._rows, "tokens": self._tokens},
             "attention": getattr(self._model.config, "_attn_implementation", None),
-            "machine": machine(),
         }
 
     def submit(self, request: Request) -> None:

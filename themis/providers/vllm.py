@@ -5,7 +5,7 @@ results leave as they finish, and one bad request fails alone. Everything that t
 beyond its documented surface is in this module, checked against `TESTED`.
 
 vLLM blocks for ever when its core process is killed, so a watchdog thread wakes it. User
-signals are ignored while the engine is built, since child processes inherit that, and would
+signals are blocked while the engine is built, since child processes inherit that, and would
 die of them otherwise.
 """
 
@@ -38,7 +38,7 @@ from themis.providers.protocol import (
     check_request,
     rejected,
 )
-from themis.providers.provenance import enforce_offline, gpus, machine, versions
+from themis.providers.provenance import enforce_offline, gpus, versions
 
 TESTED = ((0, 22), (0, 33))
 """Versions from the first up to, not including, the second are allowed."""
@@ -198,7 +198,6 @@ class VllmEngine:
             },
             "arguments": dict(self._arguments),
             "multiprocess": os.environ.get("VLLM_ENABLE_V1_MULTIPROCESSING", "1") == "1",
-            "machine": machine(),
         }
 
     def submit(self, request: Request) -> None:
@@ -356,7 +355,7 @@ def _arguments(options: VllmOptions, *, on_cpu: bool) -> dict[str, Any]:
 
 
 def _build(model: str, arguments: Mapping[str, Any]) -> Any:
-    with _user_signals_ignored():
+    with _user_signals_blocked():
         from vllm import LLM
 
         try:
@@ -366,19 +365,17 @@ def _build(model: str, arguments: Mapping[str, Any]) -> Any:
 
 
 @contextlib.contextmanager
-def _user_signals_ignored() -> Iterator[None]:
-    """Ignore SIGUSR1 and SIGUSR2, which children inherit; only possible in the main thread."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    former = {
-        number: signal.signal(number, signal.SIG_IGN) for number in (signal.SIGUSR1, signal.SIGUSR2)
-    }
+def _user_signals_blocked() -> Iterator[None]:
+    """Hold SIGUSR1 and SIGUSR2 back; what starts inside the block never gets them.
+
+    Threads and child processes inherit the mask, even through exec. In this thread a signal
+    that came meanwhile is delivered when the block ends.
+    """
+    former = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGUSR1, signal.SIGUSR2})
     try:
         yield
     finally:
-        for number, handler in former.items():
-            signal.signal(number, handler)
+        signal.pthread_sigmask(signal.SIG_SETMASK, former)
 
 
 def _sampling_params(params: Sampling, seed: int, room: int) -> Any:

@@ -1,0 +1,90 @@
+"""From a bundle's items to engine requests."""
+
+from collections.abc import Collection, Iterator, Mapping
+from typing import Any
+
+from themis.providers import EngineSettings, Message, Request, Sampling, resolve_model
+from themis.providers.registry import needs_model_files
+from themis_bundles import Bundle, BundleInvalidError, Item
+
+
+class ShardRequests:
+    """The requests of a shard that are still to be answered, read as they are needed.
+
+    Attributes:
+        digests: The item digest of every request that was handed out and not taken back.
+    """
+
+    def __init__(self, bundle: Bundle, shard: int, finished: Collection[int]) -> None:
+        self.digests: dict[int, str] = {}
+        self._bundle = bundle
+        self._shard = shard
+        self._finished = finished
+        self._params: dict[int, Sampling] = {}
+
+    def __iter__(self) -> Iterator[Request]:
+        for item in self._bundle.iter_items(self._shard):
+            if item.seq not in self._finished:
+                self.digests[item.seq] = item.sha256
+                yield self._request(item)
+
+    def _request(self, item: Item) -> Request:
+        try:
+            asked = item.body["request"]
+            return Request(
+                id=item.seq,
+                messages=tuple(_message(turn) for turn in asked["messages"]),
+                params=self._sampling(item.body["refs"]["params"]),
+                seed=int(asked["seed"]),
+                follow_ups=tuple(_message(turn) for turn in asked.get("follow_ups", ())),
+            )
+        except (KeyError, TypeError, ValueError, IndexError) as error:
+            problem = f"item {item.seq} is no generation request ({type(error).__name__}: {error})"
+            raise BundleInvalidError(self._bundle.path, (problem,)) from error
+
+    def _sampling(self, index: int) -> Sampling:
+        # One object for all requests of a parameter set: engines group by it.
+        if index not in self._params:
+            self._params[index] = sampling_of(self._bundle.components()[index].body)
+        return self._params[index]
+
+
+def sampling_of(body: Mapping[str, Any]) -> Sampling:
+    """Return the sampling of a params component: the canonical form of InferenceParamsSpec."""
+    return Sampling(
+        max_tokens=body["max_tokens"],
+        temperature=body["temperature"],
+        top_p=body.get("top_p"),
+        top_k=body.get("top_k"),
+        stop=tuple(body.get("stop_sequences", ())),
+        logprobs=body.get("logprobs"),
+        response_format=body.get("response_format"),
+        extras=dict(body.get("extras", {})),
+    )
+
+
+def engine_settings(
+    bundle: Bundle, shard: int, *, model_paths: Mapping[str, str], options: Mapping[str, Any]
+) -> EngineSettings:
+    """Return what the engine of a shard is built from.
+
+    Raises:
+        EnvironmentNotReadyError: The model has no directory on this machine.
+    """
+    group = bundle.group_of(shard)
+    model = bundle.components()[group.model].body
+    path = None
+    if needs_model_files(group.provider):
+        path = resolve_model(group.model_id, model_paths=model_paths)
+    return EngineSettings(
+        provider=group.provider,
+        model_id=group.model_id,
+        revision=model.get("revision"),
+        extras=dict(model.get("extras", {})),
+        model_path=path,
+        options=dict(options),
+    )
+
+
+def _message(turn: Mapping[str, Any]) -> Message:
+    return Message(str(turn["role"]), str(turn["content"]))

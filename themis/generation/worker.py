@@ -1,0 +1,144 @@
+"""What an array task runs: one shard of a bundle, from where former attempts left it.
+
+Only items without a durable record are done, and when there are none nothing is loaded. A
+shard of the evaluation stage goes the same way, without an engine.
+"""
+
+import contextlib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from themis.generation.answering import EngineSlot, answer
+from themis.generation.attempt import Attempt, ShardOutcome
+from themis.generation.items import ShardRequests, engine_settings
+from themis.generation.records import quarantined_record, record_of
+from themis.generation.scoring import score_items
+from themis.generation.stopping import Stopping
+from themis.providers import Completion, Request, create_engine
+from themis_bundles import Bundle, finished, shard_state
+
+__all__ = ["ShardOutcome", "WorkOptions", "work_shard"]
+
+
+@dataclass(frozen=True, slots=True)
+class WorkOptions:
+    """How to work on shards here; none of it is part of identity.
+
+    Attributes:
+        results: Where results go; None is the bundle's own directory.
+        model_paths: Directories of models by id.
+        engine_options: Options of the engine, plain or by provider; see `create_engine`.
+        deadline: When to stop taking items, in Unix seconds; None is never.
+        flush_records: The most records that a kill may lose.
+        flush_seconds: The oldest that a record lost by a kill can be.
+        drain_seconds: For how long after the deadline or a signal items may still finish.
+    """
+
+    results: Path | None = None
+    model_paths: Mapping[str, str] = field(default_factory=dict)
+    engine_options: Mapping[str, Any] = field(default_factory=dict)
+    deadline: float | None = None
+    flush_records: int = 64
+    flush_seconds: float = 5.0
+    drain_seconds: float = 30.0
+
+
+def work_shard(bundle_path: Path, shard: int, options: WorkOptions) -> ShardOutcome:
+    """Do what is left of a shard.
+
+    SIGTERM, SIGUSR2 and SIGINT end it early in an orderly way: nothing new starts, what fits
+    is finished, everything is flushed, and the state is `partial`.
+
+    Args:
+        bundle_path: The bundle's directory.
+        shard: The shard's index.
+        options: How to work here.
+
+    Raises:
+        BundleError: The bundle is not valid, or results cannot be written.
+        EnvironmentNotReadyError: The model, a library or the engine is not ready here.
+        SpecValidationError: A plugin that the shard needs is not here.
+    """
+    bundle = Bundle.open(bundle_path, results=options.results)
+    total = bundle.shard(shard).items
+    if shard_state(bundle, shard).done:
+        return ShardOutcome(shard, "", "already", total, total)
+    done = finished(bundle, shard)
+    if len(done) == total:
+        # A former attempt was killed between its last flush and the announcement.
+        with _attempt(bundle, shard, options, total, {}) as attempt:
+            return attempt.end("already")
+    stopping = Stopping(deadline=options.deadline, drain_seconds=options.drain_seconds)
+    with stopping.listening():
+        if bundle.manifest.stage == "evaluation":
+            return _evaluate(bundle, shard, options, done, stopping)
+        return _generate(bundle, shard, options, done, stopping)
+
+
+def _generate(
+    bundle: Bundle,
+    shard: int,
+    options: WorkOptions,
+    done: Mapping[int, str],
+    stopping: Stopping,
+) -> ShardOutcome:
+    settings = engine_settings(
+        bundle, shard, model_paths=options.model_paths, options=options.engine_options
+    )
+    requests = ShardRequests(bundle, shard, done)
+    # The files are closed before the engine, which may take longer than a kill leaves.
+    with contextlib.closing(EngineSlot(lambda: create_engine(settings))) as slot:
+        provenance = {"engine": slot.engine.describe(), "options": options.engine_options}
+        with _attempt(bundle, shard, options, len(done), provenance) as attempt:
+
+            def deliver(completion: Completion) -> None:
+                attempt.append(
+                    completion.id, requests.digests.pop(completion.id), *record_of(completion)
+                )
+
+            def give_up(request: Request, deaths: int) -> None:
+                digest = requests.digests.pop(request.id)
+                attempt.append(request.id, digest, "error", quarantined_record(deaths))
+
+            ending = answer(
+                slot,
+                requests,
+                deliver=deliver,
+                give_up=give_up,
+                stopping=stopping,
+                on_turn=attempt.tick,
+            )
+            return attempt.end(ending.state, ending.cause)
+
+
+def _evaluate(
+    bundle: Bundle,
+    shard: int,
+    options: WorkOptions,
+    done: Mapping[int, str],
+    stopping: Stopping,
+) -> ShardOutcome:
+    with _attempt(bundle, shard, options, len(done), {}) as attempt:
+        everything = score_items(bundle, shard, done, attempt=attempt, stopping=stopping)
+        if everything:
+            return attempt.end("complete")
+        return attempt.end("partial", stopping.cause or "")
+
+
+def _attempt(
+    bundle: Bundle,
+    shard: int,
+    options: WorkOptions,
+    done: int,
+    provenance: Mapping[str, Any],
+) -> Attempt:
+    return Attempt(
+        bundle,
+        shard,
+        done=done,
+        provenance=provenance,
+        flush_records=options.flush_records,
+        flush_seconds=options.flush_seconds,
+    )
