@@ -11,9 +11,12 @@ from typing import Any
 
 from themis.errors import SpecValidationError, missing_extra
 from themis.evaluation.latex import last_boxed
-from themis.evaluation.numeric import find_numbers, parse_number
+from themis.evaluation.numeric import first_number, last_number, parse_number
 from themis.evaluation.protocol import Extraction
 from themis.evaluation.references import after_last
+
+_SURELY_SMALL = 16
+"""Whole numbers of fewer digits are below 2^53."""
 
 LARGEST_INTEGER = 2**53 - 1
 """Whole numbers beyond this are given as text, because JSON readers would round them."""
@@ -91,8 +94,8 @@ class FirstNumber:
 
     def extract(self, text: str, config: Mapping[str, Any]) -> Extraction:  # noqa: ARG002
         """Return the number."""
-        numbers = find_numbers(text)
-        return _number(numbers[0]) if numbers else Extraction.failed("no number")
+        number = first_number(text)
+        return Extraction.failed("no number") if number is None else _number(number)
 
 
 class LastNumber:
@@ -100,8 +103,8 @@ class LastNumber:
 
     def extract(self, text: str, config: Mapping[str, Any]) -> Extraction:  # noqa: ARG002
         """Return the number."""
-        numbers = find_numbers(text)
-        return _number(numbers[-1]) if numbers else Extraction.failed("no number")
+        number = last_number(text)
+        return Extraction.failed("no number") if number is None else _number(number)
 
 
 class Gsm8k:
@@ -112,8 +115,8 @@ class Gsm8k:
         _, mark, tail = text.rpartition("####")
         if not mark:
             return Extraction.failed("no ####")
-        numbers = find_numbers(tail.partition("\n")[0])
-        return _number(numbers[0]) if numbers else Extraction.failed("no number after ####")
+        number = first_number(tail.partition("\n")[0])
+        return Extraction.failed("no number after ####") if number is None else _number(number)
 
 
 class ChoiceLetter:
@@ -250,6 +253,8 @@ def _alone(text: str, letters: str) -> set[str]:
 
 
 def _number(text: str) -> Extraction:
+    if text.isdecimal() and len(text) < _SURELY_SMALL:
+        return Extraction.of(int(text))
     value = parse_number(text)
     if value is None:
         return Extraction.failed(f"{text[:40]!r} is out of range")

@@ -8,6 +8,7 @@ r"""Numbers as people and models write them.
 The decimal mark is the point; the comma (with groups of three digits) separates thousands.
 """
 
+import itertools
 import re
 from fractions import Fraction
 
@@ -35,6 +36,8 @@ def parse_number(text: str) -> Fraction | None:
     """
     if len(text) > MAX_LENGTH:
         return None
+    if text.isdecimal():
+        return Fraction(int(text))
     plain = _plain(text)
     match = _NUMBER.fullmatch(plain)
     if match is None:
@@ -48,16 +51,37 @@ def parse_number(text: str) -> Fraction | None:
 
 def find_numbers(text: str) -> list[str]:
     """Return every number in a text, as written, in order; `a/b` is one, a date is three."""
-    numbers: list[str] = []
-    for match in _FOUND.finditer(text.translate(_SIGNS)):
-        found = match[0]
-        numbers.extend(found.split("/") if found.count("/") > 1 else (found,))
-    return numbers
+    return list(itertools.chain.from_iterable(map(_in_word, text.split())))
+
+
+def first_number(text: str) -> str | None:
+    """Return the first number in a text, as written; nothing after it is read."""
+    return next(itertools.chain.from_iterable(map(_in_word, text.split())), None)
+
+
+def last_number(text: str) -> str | None:
+    """Return the last number in a text, as written; it is looked for from the end."""
+    for word in reversed(text.split()):
+        numbers = _in_word(word)
+        if numbers:
+            return numbers[-1]
+    return None
 
 
 def is_percent(text: str) -> bool:
     """Tell whether a number is written as a percentage."""
     return text.rstrip(" .$)").endswith("%")
+
+
+def _in_word(word: str) -> list[str]:
+    """Return the numbers in a text without spaces, which no number crosses."""
+    if word.isalpha():
+        return []
+    numbers: list[str] = []
+    for match in _FOUND.finditer(word.translate(_SIGNS)):
+        found = match[0]
+        numbers.extend(found.split("/") if found.count("/") > 1 else (found,))
+    return numbers
 
 
 def _plain(text: str) -> str:

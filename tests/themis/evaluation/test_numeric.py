@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from themis.evaluation.numeric import find_numbers, parse_number
+from themis.evaluation.numeric import find_numbers, first_number, last_number, parse_number
 
 
 @pytest.mark.parametrize(
@@ -111,3 +111,5 @@ def test_any_text_is_read_or_refused_without_an_error(text: str) -> None:
 )
 def test_numbers_are_found_in_prose(text: str, numbers: list[str]) -> None:
     assert find_numbers(text) == numbers
+    assert first_number(text) == (numbers[0] if numbers else None)
+    assert last_number(text) == (numbers[-1] if numbers else None)
