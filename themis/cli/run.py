@@ -7,8 +7,10 @@ import click
 from themis.cli.options import (
     engine_options,
     finish,
+    json_option,
     parse_engine_options,
     parse_pairs,
+    print_json,
     project_option,
     say,
 )
@@ -20,6 +22,7 @@ from themis.cli.options import (
 @click.option("--profile", help="A cluster profile; without one the work is done in this process.")
 @click.option("--shard-items", type=click.IntRange(min=1), default=512, show_default=True)
 @engine_options
+@json_option
 def command(
     benchmark: str,
     project: Path | None,
@@ -27,6 +30,8 @@ def command(
     shard_items: int,
     models: tuple[str, ...],
     engine_settings: tuple[str, ...],
+    *,
+    as_json: bool,
 ) -> None:
     """Plan BENCHMARK, generate, import and score what is open, and show the scores.
 
@@ -38,6 +43,7 @@ def command(
     """
     from themis.cli.dispatching import choose_dispatch
     from themis.cli.tables import print_scores
+    from themis.orchestration.reporting import default_aggregates
     from themis.orchestration.run import run_benchmark
     from themis.orchestration.sessions import open_session
     from themis.storage.tables import read_scores
@@ -51,7 +57,20 @@ def command(
         outcome = run_benchmark(session, dispatch, shard_items=shard_items, say=say)
         if outcome.did_nothing:
             say("nothing to do: everything was generated and scored before")
-        print_scores(outcome.plan.run, read_scores(session.store, outcome.plan.run))
+        table = read_scores(session.store, outcome.plan.run)
+    if as_json:
+        print_json(
+            {
+                "run_id": outcome.plan.run.run_id,
+                "candidates": outcome.plan.candidates,
+                "generated": outcome.generated,
+                "scored": outcome.scored,
+                "failed": outcome.failed,
+                "rows": [row.to_dict() for row in default_aggregates(table)],
+            }
+        )
+    else:
+        print_scores(outcome.plan.run, table)
     if outcome.failed:
         say(f"{outcome.failed:,} candidates failed or are missing; see: themis failures")
     finish(1 if outcome.failed else 0)

@@ -277,11 +277,12 @@ class _PlannedTrials:
     def _load(self, trial_id: str) -> None:
         low = bytes.fromhex(trial_id)
         row = self._store.db.execute(
+            # The order of a cross join is fixed: the trial is found by its hash, not by its run.
             "SELECT t.id, t.hash, t.slice, m.hash, p.hash, t.prompt_hash FROM trials t"
-            " JOIN run_trials r ON r.trial = t.id AND r.run = ?"
-            " JOIN specs m ON m.id = t.model JOIN specs p ON p.id = t.params"
-            " WHERE t.hash BETWEEN ? AND ?",
-            (self._run.key, low + b"\x00" * 16, low + b"\xff" * 16),
+            " CROSS JOIN run_trials r CROSS JOIN specs m CROSS JOIN specs p"
+            " WHERE t.hash BETWEEN ? AND ? AND r.run = ? AND r.trial = t.id"
+            " AND m.id = t.model AND p.id = t.params",
+            (low + b"\x00" * 16, low + b"\xff" * 16, self._run.key),
         ).fetchone()
         if row is None:
             return

@@ -35,6 +35,7 @@ class CandidateDetail:
     model: Mapping[str, Any]
     slice_id: str
     prompt_variant_id: str
+    prompt_hash: str
     params: Mapping[str, Any]
     item_id: str
     payload: Mapping[str, Any] | None
@@ -243,7 +244,8 @@ def iter_candidates(
     rows = store.db.execute(
         "WITH RECURSIVE samples (n) AS"
         " (SELECT 0 UNION ALL SELECT n + 1 FROM samples WHERE n + 1 < ?)"
-        " SELECT t.id, t.hash, n, t.model, t.slice, t.variant, t.params, i.item_id, i.payload,"
+        " SELECT t.id, t.hash, n, t.model, t.slice, t.variant, t.prompt_hash, t.params,"
+        " i.item_id, i.payload,"
         " c.status, e.payload FROM run_trials r JOIN trials t ON t.id = r.trial"
         " CROSS JOIN samples JOIN items i ON i.id = t.item"
         " LEFT JOIN candidates c ON c.trial = t.id AND c.sample = n"
@@ -253,14 +255,15 @@ def iter_candidates(
     )
     decode = store.payloads.decode
     for row in rows:
-        trial, trial_hash, sample, model, slice_, variant, params, item_id, payload, *rest = row
-        status, output = rest
+        trial, trial_hash, sample, model, slice_, variant, prompt_hash, params, *rest = row
+        item_id, payload, status, output = rest
         yield CandidateDetail(
             trial_hash=trial_hash.hex(),
             sample=sample,
             model=bodies[model],
             slice_id=bodies[slice_]["slice_id"],
             prompt_variant_id=bodies[variant]["prompt_variant_id"],
+            prompt_hash=prompt_hash.hex(),
             params=bodies[params],
             item_id=item_id,
             payload=None if payload is None else orjson.loads(decode(payload)),

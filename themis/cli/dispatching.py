@@ -1,0 +1,80 @@
+"""Who works on the bundles of `themis run`: this process, local processes, or Slurm."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from themis.cli.options import say
+
+if TYPE_CHECKING:
+    from themis.orchestration.run import Dispatch
+    from themis_slurm.profile import ClusterProfile
+    from themis_slurm.status import ClusterStatus
+
+
+def choose_dispatch(
+    profile: str | None, *, model_paths: Mapping[str, str], engine_options: Mapping[str, Any]
+) -> "Dispatch":
+    """Return the dispatch of a profile file, or the one that works in this process.
+
+    Args:
+        profile: The profile's file; None works here.
+        model_paths: Where models lie; a profile's own paths come first, since its nodes may
+            see other directories.
+        engine_options: Options of the engine, which come before the profile's.
+
+    Raises:
+        SpecValidationError: The profile is not valid.
+    """
+    from themis.generation.worker import WorkOptions
+    from themis.orchestration.run import dispatch_here
+
+    if profile is None:
+        return dispatch_here(WorkOptions(model_paths=model_paths, engine_options=engine_options))
+    return dispatch_to(with_settings(read_profile(profile), model_paths, engine_options))
+
+
+def read_profile(profile: str | Path) -> "ClusterProfile":
+    """Read a profile file.
+
+    Raises:
+        SpecValidationError: It is missing or not valid.
+    """
+    from themis_slurm.profile import load_profile
+
+    return load_profile(Path(profile))
+
+
+def with_settings(
+    profile: "ClusterProfile", model_paths: Mapping[str, str], engine_options: Mapping[str, Any]
+) -> "ClusterProfile":
+    """Return a profile that also knows these models and engine options."""
+    return profile.model_copy(
+        update={
+            "models": {**model_paths, **profile.models},
+            "engine": {**profile.engine, **engine_options},
+        }
+    )
+
+
+def dispatch_to(profile: "ClusterProfile") -> "Dispatch":
+    """Return the dispatch that submits to a profile's cluster and waits."""
+    from themis_slurm.wait import run_until_done
+
+    def work(bundle: Path) -> None:
+        run_until_done(bundle, profile, on_status=lambda status: say(status_line(status)))
+
+    return work
+
+
+def status_line(status: "ClusterStatus") -> str:
+    """Put a status into one line."""
+    counts = ", ".join(f"{count} {cause}" for cause, count in status.counts.items())
+    line = f"{status.done:,}/{status.items:,} items; shards: {counts}"
+    if status.items_per_s > 0:
+        line += f"; {status.items_per_s:,.1f} items/s"
+    if status.tokens_per_s > 0:
+        line += f", {status.tokens_per_s:,.0f} tokens/s"
+    if status.eta_s:
+        line += f"; done in about {status.eta_s / 60:,.0f} min"
+    return line
