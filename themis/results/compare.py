@@ -67,6 +67,7 @@ class PairedRow:
         effect_size: The difference without units.
         effect_size_name: Which: "mcnemar_odds_ratio" (wins / losses) or "d_z".
         mde: The difference that this many items would have found with `power`.
+        power: The power that `mde` is for.
         unpaired_baseline: Items left out because only the baseline has a score.
         unpaired_treatment: Items left out because only the treatment has one.
         n_planned: Items planned for either arm.
@@ -112,6 +113,7 @@ class PairedRow:
     effect_size: float | None
     effect_size_name: str
     mde: float | None
+    power: float
     unpaired_baseline: int
     unpaired_treatment: int
     n_planned: int
@@ -316,6 +318,7 @@ def _rows(labels: list[dict[str, Any]], sums: PairSums, question: _Question) -> 
             ci_level=question.ci_level,
             ci_adjust=question.ci_adjust,
             margin=question.margin,
+            power=question.power,
             **dict(zip(columns, values, strict=True)),
         )
         for label, values in zip(labels, zip(*columns.values(), strict=True), strict=True)

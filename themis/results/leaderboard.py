@@ -1,0 +1,131 @@
+"""Models in order of their mean, with the doubt that belongs to the order."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from themis.records.score_table import ScoreTable
+from themis.results.aggregate import AggregateRow, aggregate
+from themis.results.compare import PairedRow, paired_compare
+from themis.results.grouping import group_rows
+from themis.results.macro import macro_average
+from themis.statistics.multiplicity import Correction
+
+
+@dataclass(frozen=True, slots=True)
+class LeaderboardRow:
+    """One model's place.
+
+    Attributes:
+        rank: From 1; models with the same mean share it. None for a model without scores.
+        model_id: The model.
+        score: Its mean, with everything `AggregateRow` says about it.
+        behind: Its comparison with the first model, item by item; None for the first, and
+            where nothing can be compared.
+        level_with_first: Whether that comparison cannot tell it from the first.
+    """
+
+    rank: int | None
+    model_id: str
+    score: AggregateRow
+    behind: PairedRow | None
+    level_with_first: bool
+
+    def to_dict(self) -> dict[str, Any]:
+        """Flatten to JSON values; `behind` keeps the numbers a reader needs."""
+        behind = None
+        if self.behind is not None:
+            behind = {
+                name: getattr(self.behind, name)
+                for name in ("baseline", "delta_mean", "ci_lower", "ci_upper", "p_value",
+                             "adjusted_p_value", "method", "pair_count")
+            }  # fmt: skip
+        return {
+            "rank": self.rank,
+            **self.score.to_dict(),
+            "level_with_first": self.level_with_first,
+            "behind_first": behind,
+        }
+
+
+def leaderboard(
+    table: ScoreTable,
+    *,
+    metric_id: str | None = None,
+    evaluation: str | None = None,
+    group_by: Sequence[str] = (),
+    weights: Literal["micro", "macro"] = "micro",
+    correction: Correction = "holm",
+    cluster_by: str | None = None,
+) -> list[LeaderboardRow]:
+    """Rank the models, per metric and evaluation and any further group.
+
+    Args:
+        table: The scores.
+        metric_id: Only this metric.
+        evaluation: Only this evaluation.
+        group_by: Further keys with a ranking each, for example slice_id.
+        weights: Whether each item counts the same, or each slice.
+        correction: For the comparisons of one ranking with its first model.
+        cluster_by: A key whose value groups items that resemble each other.
+
+    Returns:
+        Ranking after ranking, best mean first; models without scores come last.
+
+    Raises:
+        ValueError: If a key, metric or evaluation is unknown.
+    """
+    names = tuple(dict.fromkeys((*group_by, "metric_id", "evaluation")))
+    if "model_id" in names:
+        raise ValueError("a leaderboard ranks models, so it cannot be grouped by model_id")
+    keys = (*names, "model_id")
+    asked = {"metric_id": metric_id, "evaluation": evaluation, "cluster_by": cluster_by}
+    if weights == "macro":
+        by_slice = tuple(dict.fromkeys((*keys, "slice_id")))
+        rows = macro_average(aggregate(table, by_slice, **asked))  # type: ignore[arg-type]
+    else:
+        rows = aggregate(table, keys, **asked)  # type: ignore[arg-type]
+    rankings: dict[tuple[str | None, ...], list[AggregateRow]] = {}
+    for row in rows:
+        rankings.setdefault(tuple(row.keys[name] for name in names), []).append(row)
+    groups = group_rows(table, names)
+    placed = {values: place for place, values in enumerate(groups.keys)}
+    return [
+        entry
+        for values, members in rankings.items()
+        for entry in _rank(
+            table.where(groups.of_row == placed[values]), members, correction, cluster_by
+        )
+    ]
+
+
+def _rank(
+    table: ScoreTable, rows: list[AggregateRow], correction: Correction, cluster_by: str | None
+) -> list[LeaderboardRow]:
+    ordered = sorted(rows, key=lambda row: (row.mean is None, -(row.mean or 0.0)))
+    first = ordered[0]
+    behind: dict[str, PairedRow] = {}
+    if len(ordered) > 1 and first.mean is not None:
+        compared = paired_compare(
+            table,
+            baseline=first.keys["model_id"],
+            group_by=None,
+            p_value_correction=correction,
+            cluster_by=cluster_by,
+        )
+        behind = {row.treatment: row for row in compared if row.pair_count}
+    entries: list[LeaderboardRow] = []
+    for place, row in enumerate(ordered, start=1):
+        tied = bool(entries) and entries[-1].score.mean == row.mean
+        model = str(row.keys["model_id"])
+        comparison = behind.get(model)
+        entries.append(
+            LeaderboardRow(
+                rank=None if row.mean is None else entries[-1].rank if tied else place,
+                model_id=model,
+                score=row,
+                behind=comparison,
+                level_with_first=comparison is not None and comparison.verdict == "inconclusive",
+            )
+        )
+    return entries

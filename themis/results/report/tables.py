@@ -1,0 +1,289 @@
+"""The tables of a report, as text cells, before any format.
+
+Terminal, Markdown and LaTeX all print these, so they agree to the letter. A key that has
+one value throughout a table is said once, under it, instead of in a column.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+from themis.results.aggregate import AggregateRow
+from themis.results.compare import PairedRow
+from themis.results.leaderboard import LeaderboardRow
+from themis.results.report import numbers
+from themis.results.report.data import CensusRow, ReportData
+
+FLAG_MEANINGS: Mapping[str, str] = {
+    "degenerate": "the scores (or differences) do not vary, so there is no interval",
+    "few_clusters": "fewer than 6 clusters, or fewer than 4 degrees of freedom",
+    "few_slices": "an average over a single slice",
+    "low_information": "fewer than 6 items differ: no exact test can reach .05",
+    "mc_floor": "too few draws for p to survive the correction of this family",
+    "no_pairs": "no item has a score from both",
+    "slice_without_scores": "a slice without any score is left out",
+    "too_few_items": "fewer than two items, so nothing can be said about spread",
+    "unequal_repeats": "some items were scored more often than others",
+    "unpaired_dropped": "items with a score from one side only are left out",
+}
+KEY_TITLES: Mapping[str, str] = {
+    "model_id": "model",
+    "slice_id": "slice",
+    "prompt_variant_id": "prompt",
+    "params": "params",
+    "metric_id": "metric",
+    "evaluation": "evaluation",
+    "item_id": "item",
+    "status": "status",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Column:
+    """A column.
+
+    Attributes:
+        title: Its heading.
+        numeric: Whether its cells are numbers, and so align right.
+        optional: Whether a narrow terminal may leave it out (and says so).
+    """
+
+    title: str
+    numeric: bool = False
+    optional: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class TextTable:
+    """A table of text.
+
+    Attributes:
+        title: Its heading.
+        columns: Its columns.
+        rows: Its cells.
+        notes: Sentences under it.
+        strong: Rows to set off: the ones whose difference the data support.
+    """
+
+    title: str
+    columns: tuple[Column, ...]
+    rows: tuple[tuple[str, ...], ...]
+    notes: tuple[str, ...] = ()
+    strong: frozenset[int] = frozenset()
+
+
+def report_tables(data: ReportData) -> tuple[TextTable, ...]:
+    """Lay out the tables of a report, census first; empty ones are left out."""
+    tables = (
+        census_table(data.census),
+        aggregate_table(data.aggregates),
+        paired_table(data.paired),
+        aggregate_table(data.slices, title="Per slice"),
+    )
+    return tuple(table for table in tables if table.rows)
+
+
+def census_table(rows: Sequence[CensusRow], title: str = "Census") -> TextTable:
+    """Lay out what was planned and what came of it; outcomes nothing fell into are dropped."""
+    outcomes = [
+        name
+        for name in dict.fromkeys(name for row in rows for name in row.counts)
+        if name == "planned" or any(row.counts.get(name, 0) for row in rows)
+    ]
+    keys = _Keys.of([row.keys for row in rows])
+    columns = (*keys.columns, *(Column(name.replace("_", " "), numeric=True) for name in outcomes))
+    cells = tuple(
+        (*keys.cells(row.keys), *(numbers.count(row.counts.get(name, 0)) for name in outcomes))
+        for row in rows
+    )
+    return TextTable(title, columns, cells, keys.notes)
+
+
+def aggregate_table(rows: Sequence[AggregateRow], title: str = "Scores") -> TextTable:
+    """Lay out means with intervals and with what is absent."""
+    keys = _Keys.of([row.keys for row in rows])
+    absent = any(row.n_scored < row.n_planned for row in rows)
+    columns = [*keys.columns, Column("mean", numeric=True), Column(_level(rows), numeric=True)]
+    columns.append(Column("scored", numeric=True))
+    if absent:
+        columns += [
+            Column("bounds", numeric=True),
+            Column("failed=0", numeric=True, optional=True),
+            Column("failed", numeric=True, optional=True),
+            Column("missing", numeric=True, optional=True),
+        ]
+    methods = {row.method for row in rows} - {"none"}
+    if len(methods) > 1:
+        columns.append(Column("method", optional=True))
+    cells = []
+    for row in rows:
+        line = [
+            *keys.cells(row.keys),
+            numbers.score(row.mean) + _marks(row.flags),
+            numbers.interval(row.ci_lower, row.ci_upper),
+            f"{numbers.count(row.n_scored)}/{numbers.count(row.n_planned)}",
+        ]
+        if absent:
+            line += [
+                numbers.interval(row.bound_lower, row.bound_upper),
+                numbers.score(row.mean_failed_as_zero),
+                numbers.count(row.n_failed),
+                numbers.count(row.n_missing),
+            ]
+        if len(methods) > 1:
+            line.append(row.method)
+        cells.append(tuple(line))
+    notes = list(keys.notes)
+    if rows:
+        estimators = sorted({row.estimator for row in rows})
+        named = ", ".join(sorted(methods)) or "none"
+        notes.append(f"{', '.join(estimators)} over scored items; interval: {named}.")
+    if absent:
+        notes.append("failed=0 counts failures as 0; bounds score everything absent 0, then 1.")
+    return TextTable(title, tuple(columns), tuple(cells), (*notes, *_legend(rows)))
+
+
+def paired_table(rows: Sequence[PairedRow], title: str = "Paired differences") -> TextTable:
+    """Lay out comparisons: treatment minus baseline, over the items both answered."""
+    labels = [_labels(row) for row in rows]
+    keys = _Keys.of(labels, always=("treatment",))
+    adjusted = sorted({row.adjustment_method for row in rows} - {"none"})
+    margin = any(row.margin is not None for row in rows)
+    methods = sorted({row.method for row in rows} - {"none"})
+    columns = [
+        *keys.columns,
+        Column("pairs", numeric=True),
+        Column("difference", numeric=True),
+        Column(_level(rows), numeric=True),
+        Column("p", numeric=True),
+        *([Column(f"p {'/'.join(adjusted)}", numeric=True)] if adjusted else []),
+        Column("mde", numeric=True, optional=True),
+        *([Column("verdict")] if margin else []),
+        *([Column("method", optional=True)] if len(methods) > 1 else []),
+    ]
+    cells = [
+        (
+            *keys.cells(label),
+            numbers.count(row.pair_count),
+            numbers.signed(row.delta_mean) + _marks(row.flags),
+            numbers.interval(row.ci_lower, row.ci_upper),
+            numbers.p_value(row.p_value),
+            *([numbers.p_value(row.adjusted_p_value)] if adjusted else []),
+            numbers.score(row.mde),
+            *([row.verdict] if margin else []),
+            *([row.method] if len(methods) > 1 else []),
+        )
+        for label, row in zip(labels, rows, strict=True)
+    ]
+    notes = list(keys.notes)
+    if rows:
+        notes += [
+            "Difference: treatment minus baseline, over items that both answered.",
+            f"mde: what this many items would have found with power {rows[0].power:g}.",
+            f"Test and interval: {', '.join(methods) or 'none'}.",
+        ]
+    if adjusted:
+        size = max(row.family_size for row in rows)
+        notes.append(
+            f"p {'/'.join(adjusted)} is corrected over {size} comparisons; intervals are "
+            + ("simultaneous." if rows[0].ci_adjust != "none" else "per comparison.")
+        )
+    strong = frozenset(
+        place for place, row in enumerate(rows) if row.verdict in ("better", "worse")
+    )
+    return TextTable(title, tuple(columns), tuple(cells), (*notes, *_legend(rows)), strong)
+
+
+def _labels(row: PairedRow) -> dict[str, str | None]:
+    return {
+        **row.keys,
+        "metric_id": row.metric_id,
+        "evaluation": row.evaluation,
+        "baseline": row.baseline,
+        "treatment": row.treatment,
+    }
+
+
+def leaderboard_table(rows: Sequence[LeaderboardRow], title: str = "Leaderboard") -> TextTable:
+    """Lay out a ranking; a model that the data cannot tell from the first is marked."""
+    keys = _Keys.of([row.score.keys for row in rows], always=("model_id",))
+    columns = (
+        Column("rank", numeric=True),
+        *keys.columns,
+        Column("mean", numeric=True),
+        Column(_level([row.score for row in rows]), numeric=True),
+        Column("scored", numeric=True),
+        Column("behind first", numeric=True),
+    )
+    cells = tuple(
+        (
+            "-" if row.rank is None else f"{row.rank}{'=' if row.level_with_first else ''}",
+            *keys.cells(row.score.keys),
+            numbers.score(row.score.mean) + _marks(row.score.flags),
+            numbers.interval(row.score.ci_lower, row.score.ci_upper),
+            f"{numbers.count(row.score.n_scored)}/{numbers.count(row.score.n_planned)}",
+            "" if row.behind is None else numbers.signed(row.behind.delta_mean),
+        )
+        for row in rows
+    )
+    notes = [*keys.notes, *_legend([row.score for row in rows])]
+    if any(row.level_with_first for row in rows):
+        notes.append("= cannot be told from the first, item by item (Holm-corrected).")
+    return TextTable(title, columns, cells, tuple(notes))
+
+
+@dataclass(frozen=True, slots=True)
+class _Keys:
+    """Which keys get a column, and which are said once."""
+
+    names: tuple[str, ...]
+    fixed: Mapping[str, str | None]
+
+    @classmethod
+    def of(cls, keys: Sequence[Mapping[str, str | None]], always: Iterable[str] = ()) -> "_Keys":
+        names = tuple(dict.fromkeys(name for entry in keys for name in entry))
+        values = {name: {entry.get(name) for entry in keys} for name in names}
+        fixed = {
+            name: next(iter(values[name]))
+            for name in names
+            if len(values[name]) == 1 and name not in always and len(keys) > 1
+        }
+        shown = tuple(name for name in names if name not in fixed)
+        return cls(shown or names, fixed if shown else {})
+
+    @property
+    def columns(self) -> tuple[Column, ...]:
+        return tuple(Column(KEY_TITLES.get(name, name)) for name in self.names)
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        if not self.fixed:
+            return ()
+        said = (f"{KEY_TITLES.get(k, k)}: {v or '-'}" for k, v in self.fixed.items())
+        return (", ".join(said) + ".",)
+
+    def cells(self, keys: Mapping[str, str | None]) -> tuple[str, ...]:
+        return tuple(keys.get(name) or "-" for name in self.names)
+
+
+def _level(rows: Sequence[AggregateRow] | Sequence[PairedRow]) -> str:
+    levels = {row.ci_level for row in rows} or {0.95}
+    return "/".join(f"{level:.4g}" for level in sorted(100 * level for level in levels)) + "% CI"
+
+
+def _marks(flags: Sequence[str]) -> str:
+    return "".join(_mark(flag) for flag in flags)
+
+
+def _mark(flag: str) -> str:
+    return {
+        "unpaired_dropped": "*",
+        "low_information": "†",
+        "unequal_repeats": "‡",
+        "few_clusters": "§",
+        "degenerate": "¶",
+    }.get(flag, "#")
+
+
+def _legend(rows: Sequence[AggregateRow] | Sequence[PairedRow]) -> tuple[str, ...]:
+    present = sorted({flag for row in rows for flag in row.flags})
+    return tuple(f"{_mark(flag)} {flag}: {FLAG_MEANINGS[flag]}." for flag in present)
