@@ -54,28 +54,6 @@ def _cell(value: Any) -> Any:
     if isinstance(value, (list, tuple)):
         return " ".join(str(part) for part in value)
     if isinstance(value, Mapping):
-        text = json.dumps(document, indent=2, sort_keys=True, ensure_ascii=False, allow_nan=False)
-    return f"{text}\n"
-
-
-def render_csv(rows: Sequence[Row]) -> str:
-    """Write rows as CSV, one column per field; None is empty, flags are joined by spaces.
-
-    Text that a spreadsheet would run as a formula (=, +, -, @) gets a leading apostrophe.
-    """
-    flat = [row.to_dict() for row in rows]
-    names = list(dict.fromkeys(name for row in flat for name in row))
-    target = io.StringIO()
-    writer = csv.writer(target, lineterminator="\n")
-    writer.writerow(names)
-    writer.writerows([_cell(row.get(name)) for name in names] for row in flat)
-    return target.getvalue()
-
-
-def _cell(value: Any) -> Any:
-    if isinstance(value, (list, tuple)):
-        return " ".join(str(part) for part in value)
-    if isinstance(value, Mapping):
         return json.dumps(value, sort_keys=True)
     if isinstance(value, str) and value.startswith(_FORMULA):
         return f"'{value}"
