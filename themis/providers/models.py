@@ -83,7 +83,7 @@ def resolve_model(model_id: str, *, model_paths: Mapping[str, str]) -> Path:
     places = ", ".join(str(path) for path in tried)
     raise EnvironmentNotReadyError(
         f"No directory for the model {model_id!r}. Looked at: {places}. Name it under "
-        "[models] of the project or the cluster profile, or set THEMIS_MODELS.",
+        "[models] of the project or the cluster profile, give --model, or set THEMIS_MODELS.",
         code=ErrorCode.PROVIDER_UNAVAILABLE,
         details={"model_id": model_id, "tried": [str(path) for path in tried]},
     )
