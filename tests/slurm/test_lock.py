@@ -5,12 +5,15 @@ import os
 import signal
 import threading
 import time
-from pathlib import Path
 from multiprocessing.synchronize import Event
+from pathlib import Path
 
 import pytest
+
 from themis_slurm.errors import SubmissionLockedError
 from themis_slurm.lock import submission_lock
+
+FAR_AWAY = '{"process": {"host": "far", "pid": 1, "started": 1, "machine": "x"}}'
 
 
 def _hold(folder: Path, holding: Event, release: Event) -> None:
@@ -60,7 +63,9 @@ def test_the_lock_of_a_killed_process_is_taken_over_at_once(tmp_path: Path) -> N
 
 def test_a_holder_that_shows_no_sign_of_life_loses_the_lock(tmp_path: Path) -> None:
     # Another machine's holder, which cannot be looked up, that never touches its file.
-    (tmp_path / "000001").write_text('{"process": {"host": "far", "pid": 1, "started": 1, "machine": "x"}}')
+    (tmp_path / "000001").write_text(
+        '{"process": {"host": "far", "pid": 1, "started": 1, "machine": "x"}}'
+    )
 
     with submission_lock(tmp_path, patience_s=20, stale_s=0.5) as lock:
         assert lock.number == 2
@@ -68,7 +73,7 @@ def test_a_holder_that_shows_no_sign_of_life_loses_the_lock(tmp_path: Path) -> N
 
 def test_a_holder_that_touches_its_file_keeps_the_lock(tmp_path: Path) -> None:
     path = tmp_path / "000001"
-    path.write_text('{"process": {"host": "far", "pid": 1, "started": 1, "machine": "x"}}')
+    path.write_text(FAR_AWAY)
     done = threading.Event()
 
     def beat() -> None:

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import pytest
+
 from themis_slurm.errors import ProfileError
 from themis_slurm.profile import ClusterProfile, load_profile
 
@@ -70,10 +71,16 @@ def test_a_missing_profile_is_named(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("written", "minutes"),
-    [("00:30:00", 30), ("2:00:00", 120), ("1-00:00:00", 1440), ("00:00:30", 1), ("100:00:01", 6001)],
+    [
+        ("00:30:00", 30),
+        ("2:00:00", 120),
+        ("1-00:00:00", 1440),
+        ("00:00:30", 1),
+        ("100:00:01", 6001),
+    ],
 )
 def test_a_walltime_is_minutes_rounded_up(written: str, minutes: int) -> None:
-    assert ClusterProfile(walltime=written, signal_margin_s=10).walltime == minutes  # type: ignore[arg-type]
+    assert ClusterProfile(walltime=written, signal_margin_s=10).walltime == minutes
 
 
 def test_relative_results_are_taken_from_the_profile(tmp_path: Path) -> None:

@@ -4,6 +4,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
+from themis.errors import StorageError
 from themis_slurm.processes import this_process
 from themis_slurm.records import (
     SubmissionRecord,
@@ -13,8 +15,6 @@ from themis_slurm.records import (
     tries_without_progress,
     update_record,
 )
-
-from themis.errors import StorageError
 
 
 def record(number: int = 1, **changes: Any) -> SubmissionRecord:

@@ -2,6 +2,7 @@
 
 from hypothesis import given
 from hypothesis import strategies as st
+
 from themis_slurm.selection import select
 
 shards = st.sets(st.integers(0, 60), max_size=60)
@@ -21,7 +22,9 @@ class TestSelect:
         taken = [shard for array in chosen.arrays for shard in array.shards]
         assert sorted([*taken, *chosen.held_back]) == sorted(incomplete - busy)
         assert all(len(array.shards) <= size for array in chosen.arrays)
-        assert all(groups[shard] == array.group for array in chosen.arrays for shard in array.shards)
+        assert all(
+            groups[shard] == array.group for array in chosen.arrays for shard in array.shards
+        )
         if room is not None:
             assert len(taken) <= max(0, room)
 
