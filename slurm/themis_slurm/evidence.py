@@ -131,7 +131,7 @@ def _cause(job: AccountingRow, steps: Sequence[AccountingRow]) -> tuple[Cause, s
         return _failure(job, steps)
     cause = _CAUSES.get(job.state, Cause.LOST)
     details = {
-        Cause.NODE_FAILURE: job.reason,
+        Cause.NODE_FAILURE: "" if job.reason == "None" else job.reason,
         Cause.PREEMPTED: job.state.lower(),
         Cause.TIME_LIMIT: f"ended after {job.elapsed_s} s",
         Cause.CANCELLED: f"by user {job.by}" if job.by else "",
