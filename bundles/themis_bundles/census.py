@@ -13,6 +13,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+import msgspec
+import orjson
+
 from themis_bundles.attempts import (
     DONE,
     SUFFIX,
@@ -77,8 +80,7 @@ class Census:
         }
 
 
-@dataclass(frozen=True, slots=True)
-class Chosen:
+class Chosen(msgspec.Struct, frozen=True, gc=False):
     """The record that stands for an item."""
 
     item: Item
@@ -176,12 +178,12 @@ def chosen(
 
 def _record(joined: Scan, item: Item, entry: Entry) -> Record:
     reader = joined.readers[entry.attempt]
-    value = joined.record(entry)
+    line = joined.line(entry)
+    value = orjson.loads(line)
     # The file may lie where others can write: what was proved is proved again here.
     if value.get("seq") != item.seq or value.get("item_sha256") != item.sha256:
-        reason = f"{reader.name}: the record of item {item.seq} changed while it was read"
+        reason = f"{reader.name}: changed: item {item.seq} has another record than before"
         raise BundleInvalidError(joined.bundle.path, (reason,))
-    line = joined.line(entry)
     return Record(
         seq=item.seq,
         item_sha256=item.sha256,

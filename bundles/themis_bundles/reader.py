@@ -15,10 +15,16 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Self
 
+import msgspec
 import zstandard
 from pydantic import ValidationError
 
-from themis_bundles.canonical import canonical_json, parse_canonical, sha256_hex
+from themis_bundles.canonical import (
+    canonical_json,
+    parse_canonical,
+    parse_lines,
+    sha256_hex,
+)
 from themis_bundles.errors import BundleInvalidError, CanonicalError, FrameDamagedError
 from themis_bundles.files import opened_inside, read_inside
 from themis_bundles.frames import FRAME_BYTES, FrameReader, inflate, seek_table
@@ -81,8 +87,7 @@ class Shard:
     """The place of its group in the manifest."""
 
 
-@dataclass(frozen=True, slots=True)
-class Item:
+class Item(msgspec.Struct, frozen=True, gc=False):
     """One item of a bundle."""
 
     seq: int
@@ -174,26 +179,28 @@ class Bundle:
                 the last item was given, the whole shard was proved.
         """
         shard = self.shard(shard_index)
-        ids = hashlib.sha256()
+        digests: list[bytes] = []
         seq = shard.first_seq
         sha256 = hashlib.sha256
         for frame, lines in self._proved_frames(shard.path, shard.sha256, shard.bytes):
-            for number, line in enumerate(lines, 1):
-                try:
-                    body = parse_canonical(line)
-                except CanonicalError as error:
-                    raise self._invalid(shard.path, frame, number, f"json: {error}") from None
-                if type(body) is not dict or body.get("seq") != seq or body["seq"] is True:
-                    reason = f"seq: an object with seq {seq} was expected"
-                    raise self._invalid(shard.path, frame, number, reason)
-                digest = sha256(line)
-                ids.update(digest.digest())
-                yield Item(seq, digest.hexdigest(), line, body)
-                seq += 1
-        if seq - shard.first_seq != shard.items:
-            reason = f"data/{shard.path}: count: {seq - shard.first_seq} items, not {shard.items}"
+            number = 0
+            try:
+                for body in parse_lines(lines):
+                    if type(body) is not dict or body.get("seq") != seq or body["seq"] is True:
+                        reason = f"seq: an object with seq {seq} was expected"
+                        raise self._invalid(shard.path, frame, number + 1, reason)
+                    line = lines[number]
+                    digest = sha256(line).digest()
+                    digests.append(digest)
+                    yield Item(seq, digest.hex(), line, body)
+                    seq += 1
+                    number += 1
+            except CanonicalError as error:
+                raise self._invalid(shard.path, frame, number + 1, f"json: {error}") from None
+        if len(digests) != shard.items:
+            reason = f"data/{shard.path}: count: {len(digests)} items, not {shard.items}"
             raise BundleInvalidError(self.path, (reason,))
-        if ids.hexdigest() != shard.items_digest:
+        if sha256_hex(b"".join(digests)) != shard.items_digest:
             reason = f"data/{shard.path}: items-digest: the items are not those that were planned"
             raise BundleInvalidError(self.path, (reason,))
 

@@ -7,7 +7,6 @@ lines. The envelope is closed; inside `record` readers ignore fields that they d
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
 import msgspec
@@ -21,7 +20,7 @@ MEASUREMENTS = frozenset({"latency_ms", "usage"})
 """Fields of a record that say how it was made, not what was answered."""
 
 
-class Usage(msgspec.Struct):
+class Usage(msgspec.Struct, gc=False):
     """Tokens of one request."""
 
     prompt_tokens: Seq
@@ -29,7 +28,7 @@ class Usage(msgspec.Struct):
     cached_tokens: Seq | None = None
 
 
-class Generation(msgspec.Struct):
+class Generation(msgspec.Struct, gc=False):
     """What an engine answered."""
 
     text: str
@@ -42,7 +41,7 @@ class Generation(msgspec.Struct):
     flags: list[str] = []
 
 
-class Failure(msgspec.Struct):
+class Failure(msgspec.Struct, gc=False):
     """Why there is no answer."""
 
     kind: Literal["model", "infra"]
@@ -51,14 +50,14 @@ class Failure(msgspec.Struct):
     retryable: bool
 
 
-class Failed(msgspec.Struct):
+class Failed(msgspec.Struct, gc=False):
     """The record of an item that failed."""
 
     error: Failure
     latency_ms: float | None = None
 
 
-class Extraction(msgspec.Struct):
+class Extraction(msgspec.Struct, gc=False):
     """What was parsed out of an answer."""
 
     extractor: str
@@ -67,7 +66,7 @@ class Extraction(msgspec.Struct):
     reason: str | None = None
 
 
-class Score(msgspec.Struct):
+class Score(msgspec.Struct, gc=False):
     """What one metric said."""
 
     metric: str
@@ -76,14 +75,14 @@ class Score(msgspec.Struct):
     error: str | None = None
 
 
-class Evaluation(msgspec.Struct):
+class Evaluation(msgspec.Struct, gc=False):
     """What an evaluation found."""
 
     extraction: Extraction | None
     scores: list[Score]
 
 
-class _Line(msgspec.Struct, forbid_unknown_fields=True, tag_field="status"):
+class _Line(msgspec.Struct, forbid_unknown_fields=True, tag_field="status", gc=False):
     item_sha256: Digest
     seq: Seq
 
@@ -109,8 +108,7 @@ class FailedLine(_Line, tag="error"):
 RecordLine = GenerationLine | EvaluationLine | FailedLine
 
 
-@dataclass(frozen=True, slots=True)
-class Record:
+class Record(msgspec.Struct, frozen=True, gc=False):
     """One record of a result file."""
 
     seq: int
@@ -135,14 +133,14 @@ class Record:
     """The attempt that wrote it."""
 
 
-def converter(stage: str) -> Callable[[Any], RecordLine]:
-    """Return the function that types a parsed record line of a stage.
+def decoder(stage: str) -> Callable[[bytes], RecordLine]:
+    """Return the function that types a record line of a stage.
 
-    The function raises msgspec.ValidationError, whose message names the field.
+    The function raises msgspec.DecodeError, whose message names the field.
     """
     types: Any = (GenerationLine if stage == "generation" else EvaluationLine) | FailedLine
-    convert = msgspec.convert
-    return lambda value: convert(value, types)
+    decode: Callable[[bytes], RecordLine] = msgspec.json.Decoder(types).decode
+    return decode
 
 
 def content_digest(record: dict[str, Any]) -> str:

@@ -45,7 +45,7 @@ from themis_bundles.receipts import (
     dump,
     load,
 )
-from themis_bundles.records import converter
+from themis_bundles.records import decoder
 from themis_bundles.scan import INFRA, MODEL, OK, Entry, Scan, scan
 
 STATUS_SECONDS = 10.0
@@ -124,7 +124,7 @@ class ResultWriter:
         self._digests = bundle.item_digests(shard_index).hex()
         self._ranks = _best(scan(bundle, shard_index))
         self._flush_records, self._flush_seconds = flush_records, flush_seconds
-        self._convert = converter(bundle.manifest.stage)
+        self._decode = decoder(bundle.manifest.stage)
         self._compress = compressor(3).compress
         self._pending: list[bytes] = []
         self._pending_ranks: list[tuple[int, int]] = []
@@ -190,8 +190,8 @@ class ResultWriter:
         value = {"item_sha256": item_sha256, "record": record, "seq": seq, "status": status}
         try:
             line = canonical_json(value)
-            self._convert(value if type(record) is dict else {**value, "record": dict(record)})
-        except (CanonicalError, msgspec.ValidationError) as error:
+            self._decode(line)
+        except (CanonicalError, msgspec.DecodeError) as error:
             raise RecordRefusedError(seq, str(error)) from None
         self._refuse_long(seq, line)
         if self._pending and self._pending_bytes + len(line) >= FRAME_BYTES:

@@ -9,18 +9,18 @@ a few numbers per record, never the records.
 """
 
 from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
 
 import msgspec
+import orjson
 
-from themis_bundles.attempts import AttemptReader, attempts_of
-from themis_bundles.canonical import parse_canonical
+from themis_bundles.attempts import AttemptFrame, AttemptReader, attempts_of
+from themis_bundles.canonical import parse_canonical, parse_lines
 from themis_bundles.errors import BundleInvalidError, CanonicalError, FrameDamagedError
 from themis_bundles.problems import Kind, Problem
 from themis_bundles.reader import Bundle
-from themis_bundles.records import FailedLine, content_digest, converter
+from themis_bundles.records import FailedLine, RecordLine, content_digest, decoder
 
 OK, MODEL, INFRA = 0, 1, 2
 """What a record says, best first."""
@@ -30,7 +30,7 @@ VERDICTS = ("ok", "model_error", "infra_error")
 _CACHE = 64 * 2**20
 
 
-class Entry(NamedTuple):
+class Entry(msgspec.Struct, frozen=True, order=True, gc=False):
     """Where a record lies and what it says."""
 
     rank: int
@@ -49,7 +49,7 @@ class Entry(NamedTuple):
     """The code of the failure; empty for an answer."""
 
 
-class Choice(NamedTuple):
+class Choice(msgspec.Struct, frozen=True, gc=False):
     """What was decided for one item."""
 
     verdict: str
@@ -89,7 +89,7 @@ class Scan:
         self._cached = 0
 
     def line(self, entry: Entry) -> bytes:
-        """Return the line of a record.
+        """Return the line of a record, proved to be canonical.
 
         Raises:
             BundleInvalidError: When its file changed since it was scanned.
@@ -100,9 +100,11 @@ class Scan:
             reader = self.readers[entry.attempt]
             try:
                 lines = reader.reread(entry.offset, self._sizes[key])
-            except (FrameDamagedError, OSError) as error:
+                for line in lines:
+                    parse_canonical(line)
+            except (FrameDamagedError, CanonicalError, OSError) as error:
                 raise BundleInvalidError(
-                    self.bundle.path, (f"{reader.name}: changed while it was read: {error}",)
+                    self.bundle.path, (f"{reader.name}: changed: while it was read: {error}",)
                 ) from None
             self.keep(entry.attempt, entry.offset, self._sizes[key], lines)
         else:
@@ -144,16 +146,7 @@ class Scan:
         return Choice("ok" if len(contents) == 1 else "conflict", first)
 
     def _content(self, entry: Entry) -> str:
-        return content_digest(self.record(entry)["record"])
-
-    def record(self, entry: Entry) -> dict[str, Any]:
-        """Return the parsed line of a record."""
-        value = parse_canonical(self.line(entry))
-        if type(value) is not dict:
-            raise BundleInvalidError(
-                self.bundle.path, (f"{self.readers[entry.attempt].name}: changed",)
-            )
-        return value
+        return content_digest(orjson.loads(self.line(entry))["record"])
 
 
 def scan(bundle: Bundle, shard_index: int, marks: dict[str, frozenset[int]] | None = None) -> Scan:
@@ -171,50 +164,82 @@ def scan(bundle: Bundle, shard_index: int, marks: dict[str, frozenset[int]] | No
     attempts = attempts_of(bundle, shard_index)
     if not attempts:
         return joined
-    shard = bundle.shard(shard_index)
     digests = bundle.item_digests(shard_index).hex()
-    convert = converter(bundle.manifest.stage)
+    decode = decoder(bundle.manifest.stage)
     for number, attempt in enumerate(attempts):
-        reader = AttemptReader(
-            bundle, shard_index, attempt, (marks or {}).get(attempt, frozenset())
-        )
+        wanted = (marks or {}).get(attempt, frozenset())
+        reader = AttemptReader(bundle, shard_index, attempt, wanted)
         joined.readers.append(reader)
         for frame in reader:
             joined.keep(number, frame.offset, frame.size, frame.lines)
-            for place, line in enumerate(frame.lines):
-                try:
-                    value = convert(parse_canonical(line))
-                except (CanonicalError, msgspec.ValidationError) as error:
-                    rule = "json" if isinstance(error, CanonicalError) else "schema"
-                    _add(joined, reader, frame.number, place, rule, str(error), "corrupt")
-                    continue
-                index = value.seq - shard.first_seq
-                if not 0 <= index < shard.items:
-                    message = f"item {value.seq} is not in this shard"
-                    _add(joined, reader, frame.number, place, "foreign", message, "foreign")
-                    continue
-                if value.item_sha256 != digests[64 * index : 64 * index + 64]:
-                    message = f"item {value.seq} is not the item that was planned"
-                    _add(joined, reader, frame.number, place, "mismatched", message, "mismatched")
-                    continue
-                if isinstance(value, FailedLine):
-                    failure = value.record.error
-                    rank = MODEL if failure.kind == "model" else INFRA
-                    entry = Entry(rank, number, frame.offset, place, failure.code)
-                else:
-                    entry = Entry(OK, number, frame.offset, place, "")
-                joined.entries.setdefault(index, []).append(entry)
+            _take(joined, number, frame, digests, decode)
         joined.problems.extend(reader.problems)
         joined.counts["foreign"] += reader.foreign
         joined.counts["corrupt"] += sum(p.kind == "corrupt" for p in reader.problems)
     return joined
 
 
-def _add(
-    joined: Scan, reader: AttemptReader, frame: int, place: int, rule: str, message: str, kind: Kind
+def _take(
+    joined: Scan,
+    number: int,
+    frame: AttemptFrame,
+    digests: str,
+    decode: Callable[[bytes], RecordLine],
 ) -> None:
+    """Prove the records of one frame and note where they lie."""
+    shard = joined.bundle.shard(joined.shard_index)
+    first, items, offset = shard.first_seq, shard.items, frame.offset
+    entries, failed = joined.entries, FailedLine
+    whole = _canonical(frame.lines)
+    for place, line in enumerate(frame.lines):
+        try:
+            if not whole:
+                parse_canonical(line)
+            value = decode(line)
+        except (CanonicalError, msgspec.DecodeError, RecursionError) as error:
+            rule = "json" if isinstance(error, CanonicalError) else "schema"
+            _add(joined, number, frame, place, rule, str(error))
+            continue
+        index = value.seq - first
+        if not 0 <= index < items:
+            _add(joined, number, frame, place, "foreign", f"item {value.seq} is not in this shard")
+            continue
+        if value.item_sha256 != digests[64 * index : 64 * index + 64]:
+            message = f"item {value.seq} is not the item that was planned"
+            _add(joined, number, frame, place, "mismatched", message)
+            continue
+        if type(value) is failed:
+            failure = value.record.error
+            rank = MODEL if failure.kind == "model" else INFRA
+            entry = Entry(rank, number, offset, place, failure.code)
+        else:
+            entry = Entry(OK, number, offset, place, "")
+        if index in entries:
+            entries[index].append(entry)
+        else:
+            entries[index] = [entry]
+
+
+def _canonical(lines: list[bytes]) -> bool:
+    try:
+        for _ in parse_lines(lines):
+            pass
+    except CanonicalError:
+        return False
+    return True
+
+
+def _add(
+    joined: Scan, number: int, frame: AttemptFrame, place: int, rule: str, message: str
+) -> None:
+    kind: Kind = "corrupt"
+    if rule == "foreign":
+        kind = "foreign"
+    elif rule == "mismatched":
+        kind = "mismatched"
     joined.counts[kind] += 1
-    joined.problems.append(Problem(reader.name, frame, place + 1, rule, message, kind))
+    name = joined.readers[number].name
+    joined.problems.append(Problem(name, frame.number, place + 1, rule, message, kind))
 
 
 def _start(reader: AttemptReader) -> tuple[float, str]:

@@ -27,7 +27,7 @@ from pydantic import JsonValue
 
 from themis_bundles import bag, files
 from themis_bundles.canonical import LINE_LIMIT, canonical_json, sha256_hex
-from themis_bundles.errors import BundleExistsError, CanonicalError
+from themis_bundles.errors import BundleExistsError, BundleWriteError, CanonicalError
 from themis_bundles.frames import (
     FRAME_BYTES,
     FRAME_LINES,
@@ -100,7 +100,6 @@ class _FrameFile:
     def __init__(self, path: Path, level: int) -> None:
         self.path = path
         self.bytes = 0
-        self.lines = 0
         self.frames: list[tuple[int, int]] = []
         self._compress = compressor(level).compress
         self._fd = files.create(path)
@@ -114,7 +113,6 @@ class _FrameFile:
             self._cut()
         self._pending.append(line)
         self._size += size
-        self.lines += 1
 
     def finish(self) -> str:
         """Write what is pending and the seek table through to the disk; return the digest."""
@@ -291,9 +289,11 @@ class BundleWriter:
         if len(line) > self._line_limit:
             raise CanonicalError(_too_long(f"item {self._seq}", line, self._line_limit))
         digest = hashlib.sha256(line).digest()
-        with files.write_errors(self.path):
-            shard = self._room(self._seconds(prompt_tokens, max_new_tokens))
+        try:
+            shard = self._room(prompt_tokens, max_new_tokens)
             shard.file.add(line)
+        except OSError as error:
+            raise BundleWriteError(self.path, error.strerror or str(error)) from error
         shard.ids.append(digest)
         shard.prompt_tokens += prompt_tokens
         shard.max_new_tokens += max_new_tokens
@@ -316,20 +316,16 @@ class BundleWriter:
         finally:
             self._discard()
 
-    def _seconds(self, prompt_tokens: int, max_new_tokens: int) -> float:
-        rate = self._seconds_per_item
-        if rate is None:
-            return 0.0
-        return rate if isinstance(rate, int | float) else rate(prompt_tokens, max_new_tokens)
-
-    def _room(self, seconds: float) -> _OpenShard:
-        """Return the open shard, or a new one when an item of so many seconds is too much."""
+    def _room(self, prompt_tokens: int, max_new_tokens: int) -> _OpenShard:
+        """Return the open shard, or a new one when the item is too much for it."""
         shard = self._shard
-        if shard is not None and (
-            shard.file.lines >= self._shard_items
-            if self._shard_seconds is None
-            else shard.seconds + seconds > self._shard_seconds
-        ):
+        seconds, rate = 0.0, self._seconds_per_item
+        if rate is None:
+            full = shard is not None and len(shard.ids) >= self._shard_items
+        else:
+            seconds = rate if isinstance(rate, int | float) else rate(prompt_tokens, max_new_tokens)
+            full = shard is not None and shard.seconds + seconds > (self._shard_seconds or 0.0)
+        if full:
             self._finish_shard()
             shard = None
         if shard is None:

@@ -72,9 +72,9 @@ def test_a_wrong_manifest_is_refused_by_field(
         (lambda data: data[:-1], "json: the line has no end"),
         (lambda data: b" " + data, "json: not canonical from byte 0"),
         (lambda data: data[: len(data) // 2], "json: "),
-        (lambda data: b"", "json: "),
+        (lambda _: b"", "json: "),
         (lambda data: data.replace(b'"format"', b'"format":"x","format"'), "json: the key"),
-        (lambda data: b"[" * 100_000 + b"\n", "json: not JSON"),
+        (lambda _: b"[" * 100_000 + b"\n", "json: not JSON"),
         (lambda data: data.replace(b'"items":10', b'"items":1e400'), "json: "),
     ],
 )

@@ -226,7 +226,7 @@ def test_an_evaluation_bundle_takes_evaluations_only(tmp_path: Path, kit: "Kit")
 
 def test_a_block_that_raises_keeps_what_it_had_and_says_why(bundle: Bundle, kit: "Kit") -> None:
     writer = ResultWriter(bundle, 0, "a", header={})
-    with pytest.raises(KeyError), writer:
+    with pytest.raises(KeyError), writer:  # noqa: PT012
         kit.append(writer, bundle, {0: kit.answer()})
         raise KeyError("gpu")
 
