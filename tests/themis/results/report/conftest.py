@@ -1,5 +1,15 @@
-from collections.abc import Callable
-from dataclasses import replace
+import json
+import shutil
+import socket
+import subprocess
+import time
+import urllib.error
+import urllib.request
+from base64 import b64decode
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -88,3 +98,100 @@ def data(scores: ScoreTable, items: tuple[ItemDetail, ...]) -> ReportData:
 @pytest.fixture(scope="session")
 def plain_data(data: ReportData) -> ReportData:
     return replace(data, items=())
+
+
+@dataclass
+class Browser:
+    """A headless Chromium, driven over the WebDriver protocol with the standard library."""
+
+    session: str
+
+    def call(self, method: str, path: str, body: Any = None) -> Any:
+        data = None if body is None else json.dumps(body).encode()
+        request = urllib.request.Request(f"{self.session}{path}", data, method=method)  # noqa: S310
+        request.add_header("Content-Type", "application/json")
+        try:
+            with urllib.request.urlopen(request, timeout=60) as answer:  # noqa: S310
+                return json.load(answer)["value"]
+        except urllib.error.HTTPError as error:
+            raise AssertionError(error.read().decode()) from error
+
+    def open(self, path: Path) -> None:
+        self.call("POST", "/url", {"url": path.as_uri()})
+
+    def run(self, script: str, *arguments: Any) -> Any:
+        return self.call("POST", "/execute/sync", {"script": script, "args": list(arguments)})
+
+    def wait(self, condition: str, seconds: float = 20.0) -> Any:
+        """Wait until a JavaScript expression is true."""
+        end = time.monotonic() + seconds
+        while not (value := self.run(f"return {condition}")):
+            if time.monotonic() > end:
+                raise AssertionError(f"never became true: {condition}")
+            time.sleep(0.05)
+        return value
+
+    def press(self, *keys: str) -> None:
+        actions = [{"type": kind, "value": k} for k in keys for kind in ("keyDown", "keyUp")]
+        self.call("POST", "/actions", {"actions": [{"type": "key", "id": "k", "actions": actions}]})
+
+    def logs(self) -> list[dict[str, Any]]:
+        return list(self.call("POST", "/se/log", {"type": "browser"}))
+
+    def screenshot(self, path: Path) -> None:
+        path.write_bytes(b64decode(self.call("GET", "/screenshot")))
+
+
+@pytest.fixture(scope="session")
+def chromium(
+    require: Callable[[object, str], None], tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[str]:
+    """A WebDriver server for Chromium; gives its address."""
+    driver, chrome = shutil.which("chromedriver"), shutil.which("chromium")
+    require(driver and chrome, "needs chromium and chromium-driver")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    server = subprocess.Popen(
+        [str(driver), f"--port={port}", f"--log-path={tmp_path_factory.mktemp('driver') / 'log'}"],
+        stdout=subprocess.DEVNULL,
+    )
+    try:
+        for _ in range(100):
+            with socket.socket() as probe:
+                if probe.connect_ex(("127.0.0.1", port)) == 0:
+                    break
+            time.sleep(0.1)
+        yield f"http://127.0.0.1:{port}"
+    finally:
+        server.terminate()
+        server.wait(10)
+
+
+@pytest.fixture
+def browser(chromium: str, tmp_path: Path) -> Iterator[Browser]:
+    """A fresh browser that cannot reach any network."""
+    flags = [
+        "--headless",
+        "--no-sandbox",
+        "--disable-gpu",
+        "--disable-quic",
+        "--disable-dev-shm-usage",
+        "--no-first-run",
+        "--disable-background-networking",
+        "--disable-component-update",
+        "--disable-sync",
+        "--window-size=1280,900",
+        "--proxy-server=127.0.0.1:9",
+        "--host-resolver-rules=MAP * ~NOTFOUND",
+        f"--user-data-dir={tmp_path / 'profile'}",
+    ]
+    wanted = {
+        "browserName": "chrome",
+        "goog:chromeOptions": {"args": flags, "binary": shutil.which("chromium")},
+        "goog:loggingPrefs": {"browser": "ALL"},
+    }
+    started = Browser(chromium).call("POST", "/session", {"capabilities": {"alwaysMatch": wanted}})
+    found = Browser(f"{chromium}/session/{started['sessionId']}")
+    yield found
+    found.call("DELETE", "")

@@ -1,0 +1,314 @@
+"use strict";
+// The item browser and sortable tables. Model output is hostile: text reaches the page only
+// through textContent, and control characters are shown instead of obeyed.
+(() => {
+  const byId = (id) => document.getElementById(id);
+  const PAGE = 50;
+  const LONG = 20000;
+  // C0 and C1 controls but tab and newline, and the marks that reorder or hide text.
+  const CONTROLS =
+    /[\u0000-\u0008\u000b-\u001f\u007f-\u009f\u200b-\u200f\u202a-\u202e\u2060-\u2069\ufeff]/g;
+  const visible = (text) =>
+    String(text).replace(
+      CONTROLS,
+      (c) => "\u27e8U+" + c.codePointAt(0).toString(16).toUpperCase().padStart(4, "0") + "\u27e9",
+    );
+
+  const make = (tag, attributes, ...children) => {
+    const node = document.createElement(tag);
+    for (const [name, value] of Object.entries(attributes || {})) {
+      if (name === "on") for (const [event, run] of Object.entries(value)) node.addEventListener(event, run);
+      else if (value !== null && value !== undefined && value !== false) node.setAttribute(name, value === true ? "" : value);
+    }
+    for (const child of children) node.append(child instanceof Node ? child : visible(child));
+    return node;
+  };
+
+  // ---- sortable tables -------------------------------------------------------------------
+  const number = (text) => {
+    const found = text.replace(/,/g, "").match(/[-+]?\d*\.?\d+(?:e[-+]?\d+)?/i);
+    return found ? Number(found[0]) : Number.NEGATIVE_INFINITY;
+  };
+  for (const table of document.querySelectorAll("table.sortable")) {
+    const heads = [...table.tHead.rows[0].cells];
+    heads.forEach((head, place) => {
+      const button = make("button", { type: "button" }, head.textContent);
+      head.replaceChildren(button);
+      button.addEventListener("click", () => {
+        const up = head.getAttribute("aria-sort") !== "ascending";
+        heads.forEach((other) => other.removeAttribute("aria-sort"));
+        head.setAttribute("aria-sort", up ? "ascending" : "descending");
+        const numeric = head.classList.contains("n");
+        const key = (row) => {
+          const text = row.cells[place].textContent;
+          return numeric ? number(text) : text;
+        };
+        const rows = [...table.tBodies[0].rows].map((row) => [key(row), row]);
+        rows.sort(([a], [b]) => (numeric ? a - b : a.localeCompare(b)) * (up ? 1 : -1));
+        table.tBodies[0].append(...rows.map(([, row]) => row));
+      });
+    });
+  }
+
+  // ---- items -----------------------------------------------------------------------------
+  const browser = byId("browser");
+  if (!browser) return;
+  if (typeof DecompressionStream === "undefined") {
+    byId("count").textContent =
+      "This browser cannot unpack the items (it lacks DecompressionStream). Everything above is complete.";
+    return;
+  }
+
+  const unpack = async (id) => {
+    const packed = atob(byId(id).textContent);
+    const bytes = new Uint8Array(packed.length);
+    for (let i = 0; i < packed.length; i += 1) bytes[i] = packed.charCodeAt(i);
+    const stream = new Blob([bytes]).stream().pipeThrough(new DecompressionStream("gzip"));
+    return JSON.parse(await new Response(stream).text());
+  };
+
+  const cache = new Map();
+  const chunk = (place) => {
+    let found = cache.get(place);
+    if (found) cache.delete(place);
+    else found = unpack("chunk-" + place);
+    cache.set(place, found);
+    if (cache.size > 24) cache.delete(cache.keys().next().value);
+    return found;
+  };
+
+  let index = null;
+  let starts = [];
+  let chunkOf = [];
+  let chosen = [];
+  let page = 0;
+  let turn = 0;
+  let opened = null;
+  let partners = new Map();
+
+  const item = async (row) => (await chunk(chunkOf[row]))[row - starts[chunkOf[row]]];
+  const cell = (row) =>
+    [index.slice[row], index.item[row], index.prompt[row], index.param[row], index.sample[row]].join(" ");
+  const metric = () => Number(byId("metric").value);
+  const value = (row) => index.scores[metric()][row];
+  const shown = (v) => (v === null ? "-" : Number.isInteger(v) ? String(v) : v.toFixed(3));
+
+  const change = (row) => {
+    const baseline = Number(byId("baseline").value);
+    const treatment = Number(byId("treatment").value);
+    if (index.model[row] !== treatment) return 0;
+    const other = (partners.get(cell(row)) || []).find((r) => index.model[r] === baseline);
+    if (other === undefined) return 0;
+    const [b, t] = [value(other), value(row)];
+    return b === null || t === null ? 0 : Math.sign(t - b);
+  };
+
+  const matches = {
+    all: () => true,
+    failed: (row) => index.failed[row] === 1,
+    flipped: (row) => change(row) !== 0,
+    gained: (row) => change(row) > 0,
+    lost: (row) => change(row) < 0,
+  };
+
+  const strings = (detail) => {
+    const parts = [detail.output || "", detail.error || "", JSON.stringify(detail.expected) || ""];
+    for (const message of detail.messages) parts.push(message[1]);
+    for (const extraction of detail.extractions) parts.push(JSON.stringify(extraction.value) || "");
+    return parts;
+  };
+
+  const filter = async () => {
+    turn += 1;
+    const mine = turn;
+    const keep = matches[byId("show").value];
+    const [slice, model] = [byId("slice").value, byId("model").value];
+    const wanted = byId("search").value.trim().toLowerCase();
+    const inText = byId("intext").checked && wanted.length > 0;
+    byId("arms").hidden = !["flipped", "gained", "lost"].includes(byId("show").value);
+    const names = index.items.map((name) => name.toLowerCase().includes(wanted));
+    let rows = [];
+    for (let row = 0; row < index.item.length; row += 1) {
+      if (slice !== "" && index.slice[row] !== Number(slice)) continue;
+      if (model !== "" && index.model[row] !== Number(model)) continue;
+      if (!inText && wanted && !names[index.item[row]]) continue;
+      if (keep(row)) rows.push(row);
+    }
+    if (inText) {
+      const found = [];
+      let at = -1;
+      for (const row of rows) {
+        if (chunkOf[row] !== at) {
+          at = chunkOf[row];
+          byId("count").textContent = `Searching… ${at + 1} of ${index.chunks.length}`;
+          await new Promise((resume) => setTimeout(resume));
+        }
+        const detail = await item(row);
+        if (mine !== turn) return;
+        if (names[index.item[row]] || strings(detail).some((s) => s.toLowerCase().includes(wanted))) found.push(row);
+      }
+      rows = found;
+    }
+    if (mine !== turn) return;
+    chosen = rows;
+    page = 0;
+    draw();
+  };
+
+  const draw = () => {
+    const pages = Math.max(1, Math.ceil(chosen.length / PAGE));
+    page = Math.min(Math.max(page, 0), pages - 1);
+    const rows = chosen.slice(page * PAGE, (page + 1) * PAGE);
+    byId("count").textContent =
+      `${chosen.length.toLocaleString("en")} of ${index.item.length.toLocaleString("en")} answers; ` +
+      `page ${page + 1} of ${pages}`;
+    byId("back").disabled = page === 0;
+    byId("next").disabled = page >= pages - 1;
+    const body = byId("list").tBodies[0];
+    const mine = turn;
+    body.replaceChildren(
+      ...rows.map((row) => {
+        const sign = byId("arms").hidden ? 0 : change(row);
+        const text = make("td", { class: "text" });
+        item(row).then((detail) => {
+          if (mine === turn) text.textContent = visible((detail.error || detail.output || "").slice(0, 160));
+        });
+        const open = make("button", { type: "button", on: { click: () => show(row) } }, index.items[index.item[row]]);
+        const line = make(
+          "tr",
+          { "data-row": row, "aria-selected": row === opened ? "true" : "false" },
+          make("td", {}, open),
+          make("td", {}, index.slices[index.slice[row]]),
+          make("td", {}, index.models[index.model[row]]),
+          make("td", {}, [index.prompts[index.prompt[row]], index.params[index.param[row]]].filter(Boolean).join(", ")),
+          make("td", { class: "n" }, index.sample[row]),
+          make("td", { class: sign > 0 ? "n gain" : sign < 0 ? "n loss" : "n" }, (sign > 0 ? "▲ " : sign < 0 ? "▼ " : "") + shown(value(row))),
+          make("td", { class: "failed" }, index.failed[row] ? "failed" : ""),
+          text,
+        );
+        return line;
+      }),
+    );
+  };
+
+  const block = (text) => {
+    const whole = visible(text);
+    const node = make("pre", { tabindex: "0" });
+    node.textContent = whole.slice(0, LONG);
+    if (whole.length <= LONG) return node;
+    const more = make("button", { type: "button" }, `Show all ${whole.length.toLocaleString("en")} characters`);
+    more.addEventListener("click", () => {
+      node.textContent = whole;
+      more.remove();
+    });
+    return make("div", {}, node, more);
+  };
+
+  const candidate = (row, detail) => {
+    const prompt = make("div", {}, make("h4", {}, "Prompt"));
+    for (const [role, content] of detail.messages) prompt.append(make("span", { class: "quiet" }, role), block(content));
+    const output = make("div", {}, make("h4", {}, "Output"));
+    if (detail.error) output.append(make("p", { class: "failed" }, detail.error));
+    if (detail.output !== null) output.append(block(detail.output));
+    if (detail.finish_reason) output.append(make("p", { class: "quiet" }, "finished: " + detail.finish_reason));
+    const right = make("div", {}, make("h4", {}, "Extraction"));
+    if (!detail.extractions.length) right.append(make("p", { class: "quiet" }, "none"));
+    for (const e of detail.extractions) {
+      right.append(make("p", { class: e.success ? "" : "failed" }, `${e.extractor}: ${e.success ? "read" : e.reason || "nothing read"}`));
+      if (e.success) right.append(block(typeof e.value === "string" ? e.value : JSON.stringify(e.value)));
+    }
+    if (detail.expected !== null) {
+      right.append(make("h4", {}, "Expected"), block(typeof detail.expected === "string" ? detail.expected : JSON.stringify(detail.expected)));
+    }
+    right.append(make("h4", {}, "Scores"));
+    for (const s of detail.scores) {
+      const text = `${s.metric} (${s.evaluation}): ${s.value === null ? s.status : shown(s.value)}`;
+      right.append(make("p", { class: s.status === "scored" ? "" : "failed" }, text + (s.note ? ", " + s.note : "")));
+    }
+    return make("section", { "aria-label": index.models[index.model[row]] },
+      make("h3", {}, index.models[index.model[row]]), make("div", { class: "candidate" }, prompt, output, right));
+  };
+
+  const show = async (row, focus = true) => {
+    opened = row;
+    for (const line of byId("list").tBodies[0].rows) line.setAttribute("aria-selected", Number(line.dataset.row) === row ? "true" : "false");
+    const detail = await item(row);
+    const others = (partners.get(cell(row)) || []).filter((other) => other !== row);
+    const beside = make("select", { id: "beside" }, make("option", { value: "" }, "nothing"),
+      ...others.map((other) => make("option", { value: other }, `${index.models[index.model[other]]} (${shown(value(other))})`)));
+    const second = make("div", {});
+    const compare = async () => second.replaceChildren(...(beside.value === "" ? [] : [candidate(Number(beside.value), await item(Number(beside.value)))]));
+    beside.addEventListener("change", compare);
+    if (!byId("arms").hidden) {
+      const baseline = others.find((other) => index.model[other] === Number(byId("baseline").value));
+      if (baseline !== undefined) beside.value = String(baseline);
+    }
+    const close = make("button", { type: "button" }, "Close (Esc)");
+    close.addEventListener("click", shut);
+    const heading = make("h3", { tabindex: "-1" }, `${index.slices[index.slice[row]]} / ${index.items[index.item[row]]}`);
+    byId("detail").replaceChildren(heading,
+      make("div", { class: "controls" }, make("label", {}, "beside it", beside), close), candidate(row, detail), second);
+    byId("detail").hidden = false;
+    await compare();
+    if (focus) heading.focus();
+  };
+
+  const shut = () => {
+    byId("detail").hidden = true;
+    const line = byId("list").querySelector(`tr[data-row="${opened}"] button`);
+    opened = null;
+    if (line) line.focus();
+  };
+
+  const options = (id, labels, first) =>
+    byId(id).replaceChildren(
+      ...(first ? [make("option", { value: "" }, first)] : []),
+      ...labels.map((label, place) => make("option", { value: place }, label)),
+    );
+
+  const start = async () => {
+    index = await unpack("index");
+    starts = [];
+    let total = 0;
+    index.chunks.forEach((size, place) => {
+      starts.push(total);
+      for (let i = 0; i < size; i += 1) chunkOf.push(place);
+      total += size;
+    });
+    for (let row = 0; row < total; row += 1) {
+      const key = cell(row);
+      const held = partners.get(key);
+      if (held) held.push(row);
+      else partners.set(key, [row]);
+    }
+    options("metric", index.metrics);
+    options("slice", index.slices, "all");
+    options("model", index.models, "all");
+    options("baseline", index.models);
+    options("treatment", index.models);
+    const [baseline, treatment] = index.arms;
+    byId("baseline").value = String(baseline);
+    byId("treatment").value = String(treatment);
+    for (const id of ["metric", "slice", "model", "baseline", "treatment", "show", "intext"]) byId(id).addEventListener("change", filter);
+    let waiting = 0;
+    byId("search").addEventListener("input", () => {
+      clearTimeout(waiting);
+      waiting = setTimeout(filter, 200);
+    });
+    byId("back").addEventListener("click", () => { page -= 1; draw(); });
+    byId("next").addEventListener("click", () => { page += 1; draw(); });
+    document.addEventListener("keydown", (event) => {
+      const typing = ["INPUT", "SELECT", "TEXTAREA"].includes(event.target.tagName);
+      if (event.key === "Escape" && !byId("detail").hidden) shut();
+      else if (event.key === "/" && !typing) { event.preventDefault(); byId("search").focus(); }
+      else if (["ArrowDown", "ArrowUp"].includes(event.key) && event.target.closest("#list tbody")) {
+        const line = event.target.closest("tr");
+        const near = event.key === "ArrowDown" ? line.nextElementSibling : line.previousElementSibling;
+        if (near) { event.preventDefault(); near.querySelector("button").focus(); }
+      }
+    });
+    await filter();
+    browser.dataset.ready = "true";
+  };
+  start();
+})();
