@@ -168,6 +168,18 @@ class ClusterProfile(Frozen):
                 yield f"sbatch.{option}: Themis sets this one itself"
 
     @property
+    def memory(self) -> str | None:
+        """The value of `--mem`."""
+        return None if self.mem_gb is None else f"{round(self.mem_gb * 1024)}M"
+
+    @property
+    def gpu_request(self) -> str | None:
+        """The value of `--gpus-per-node`."""
+        if self.gpus == 0:
+            return None
+        return f"{self.gpu_type}:{self.gpus}" if self.gpu_type else str(self.gpus)
+
+    @property
     def gpus_per_shard(self) -> int:
         """How many GPUs one shard has, whichever the kind."""
         return self.gpus if self.kind == "slurm" else self.gpus_per_slot
@@ -176,7 +188,7 @@ class ClusterProfile(Frozen):
 def load_profile(path: Path) -> ClusterProfile:
     """Read a profile.
 
-    A relative `results` is taken from the profile's own folder.
+    Relative directories are taken from the profile's own folder.
 
     Raises:
         ProfileError: It cannot be read, is not TOML, or breaks a rule; every problem is named
@@ -192,9 +204,18 @@ def load_profile(path: Path) -> ClusterProfile:
         profile = ClusterProfile.model_validate(content)
     except ValidationError as error:
         raise ProfileError(path, tuple(_problems(error))) from None
-    if profile.results is None:
-        return profile
-    return profile.model_copy(update={"results": path.parent.absolute() / profile.results})
+    here = path.parent.absolute()
+    return profile.model_copy(
+        update={
+            "results": None if profile.results is None else here / profile.results,
+            "models": {name: _absolute(here, place) for name, place in profile.models.items()},
+        }
+    )
+
+
+def _absolute(here: Path, place: str) -> str:
+    """Take a path from the profile's folder, unless the nodes are to expand it."""
+    return place if place.startswith(("~", "$")) else str(here / place)
 
 
 def _problems(error: ValidationError) -> Iterator[str]:

@@ -12,6 +12,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from pydantic import JsonValue
 
+from themis.errors import SpecValidationError
 from themis_slurm import scheduler
 from themis_slurm.dispatcher import LiveShard
 from themis_slurm.evidence import Cause, Verdict, judge
@@ -96,6 +97,11 @@ class SlurmArrays:
         }
 
     def _call(self, record: SubmissionRecord, *, dry_run: bool) -> dict[str, str]:
+        if "%" in str(self._workspace.dispatch):
+            raise SpecValidationError(
+                f"{self._workspace.dispatch} holds a %, which Slurm replaces in file names. "
+                "Rename the folder, or set `results` of the profile."
+            )
         request = ArrayRequest(
             folder=str(self._workspace.jobs(record.number)),
             parameters=self._parameters(record),
@@ -114,7 +120,7 @@ class SlurmArrays:
             "requeue" if profile.requeue else "no-requeue": True,
         }
         more |= {key.lstrip("-").replace("_", "-"): v for key, v in profile.sbatch.items()}
-        parameters: dict[str, JsonValue] = {
+        return {
             "job_name": record.name,
             "comment": f"themis {self._workspace.bundle.manifest.run_id}",
             "partition": profile.partition,
@@ -124,7 +130,8 @@ class SlurmArrays:
             "nodes": 1,
             "ntasks_per_node": 1,
             "cpus_per_task": profile.cpus,
-            "mem": f"{round(profile.mem_gb * 1024)}M" if profile.mem_gb else None,
+            "mem": profile.memory,
+            "gpus_per_node": profile.gpu_request,
             "exclude": ",".join(record.excluded_nodes) or None,
             "array_parallelism": profile.array_parallelism,
             "signal_delay_s": profile.signal_margin_s,
@@ -136,10 +143,6 @@ class SlurmArrays:
             "srun_args": [f"--cpus-per-task={profile.cpus}", "--export=ALL"],
             "additional_parameters": more,
         }
-        if profile.gpus:
-            kind = f"{profile.gpu_type}:" if profile.gpu_type else ""
-            parameters["gpus_per_node"] = f"{kind}{profile.gpus}"
-        return parameters
 
 
 def _latest(
