@@ -112,8 +112,9 @@ def _hugging_face(dataset: DatasetSpec, base_dir: Path) -> _Rows:
     def rows() -> Iterator[Row]:
         try:
             if staged is not None and staged.exists():
-                loaded = datasets.load_from_disk(str(staged))
-                table = loaded[dataset.split] if isinstance(loaded, dict) else loaded
+                table = datasets.load_from_disk(str(staged))
+                if isinstance(table, dict):
+                    table = _split_of(table, dataset.split)
             else:
                 table = datasets.load_dataset(
                     dataset.dataset_id,
@@ -133,6 +134,12 @@ def _hugging_face(dataset: DatasetSpec, base_dir: Path) -> _Rows:
             ) from error
 
     return rows
+
+
+def _split_of(splits: Mapping[str, Any], name: str) -> Any:
+    if name not in splits:
+        raise LookupError(f"there is no such split; there are {', '.join(splits)}")
+    return splits[name]
 
 
 def _saved_by_library(path: Path) -> bool:

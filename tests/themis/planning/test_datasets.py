@@ -2,15 +2,17 @@
 
 import gzip
 import json
+import sys
 from collections.abc import Callable, Iterable
 from datetime import date
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import zstandard
 
-from themis.errors import SpecValidationError
+from themis.errors import EnvironmentNotReadyError, SpecValidationError
 from themis.planning.datasets import load_items
 from themis.planning.items import DataItem, fingerprint
 from themis.planning.protocol import DatasetSliceSpec
@@ -379,6 +381,79 @@ class TestProviders:
         items = self.memory(f"{__name__}:Capitals")
 
         assert len(items) == 3
+
+
+class TestHub:
+    """What is not staged as files goes through the `datasets` library."""
+
+    @pytest.fixture
+    def library(self, monkeypatch: pytest.MonkeyPatch) -> Any:
+        """Stand in for the library: it keeps what it was asked and gives what it was told to."""
+        stand_in = SimpleNamespace(asked=[], gives=ROWS)
+
+        def load_dataset(*names: str, **options: Any) -> Any:
+            stand_in.asked.append((names, options))
+            if isinstance(stand_in.gives, Exception):
+                raise stand_in.gives
+            return stand_in.gives
+
+        stand_in.load_dataset = stand_in.load_from_disk = load_dataset
+        monkeypatch.setitem(sys.modules, "datasets", stand_in)
+        return stand_in
+
+    def test_the_hub_is_asked_for_the_pinned_revision_as_a_stream(
+        self, library: Any, tmp_path: Path
+    ) -> None:
+        dataset = {
+            "dataset_id": "org/name",
+            "split": "dev",
+            "revision": "abc",
+            "options": {"name": "main"},
+        }
+
+        items = load(dataset, tmp_path)
+
+        assert [item.payload for item in items] == ROWS
+        assert library.asked == [
+            (
+                ("org/name",),
+                {
+                    "data_dir": None,
+                    "split": "dev",
+                    "revision": "abc",
+                    "streaming": True,
+                    "name": "main",
+                },
+            )
+        ]
+
+    def test_a_directory_that_the_library_saved_is_read_by_it(
+        self, library: Any, tmp_path: Path
+    ) -> None:
+        (tmp_path / "saved").mkdir()
+        (tmp_path / "saved" / "dataset_dict.json").write_text("{}")
+        library.gives = {"train": [], "test": ROWS}
+        dataset = {"dataset_id": "org/name", "data_dir": "saved"}
+
+        assert len(load(dataset, tmp_path)) == 3
+        with pytest.raises(SpecValidationError, match="no such split; there are train, test"):
+            load({**dataset, "split": "dev"}, tmp_path)
+
+    def test_a_hub_that_does_not_answer_says_how_to_stage(
+        self, library: Any, tmp_path: Path
+    ) -> None:
+        library.gives = ConnectionError("offline")
+
+        with pytest.raises(SpecValidationError, match=r"cannot be loaded: offline\. .* stage it"):
+            load({"dataset_id": "org/name"}, tmp_path)
+
+    def test_without_the_library_the_extra_is_named(
+        self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    ) -> None:
+        monkeypatch.setitem(sys.modules, "datasets", None)
+
+        with pytest.raises(EnvironmentNotReadyError, match=r"themis-hpc\[datasets\]"):
+            load({"dataset_id": "org/name"}, tmp_path)
 
 
 class TestReasoningGym:
