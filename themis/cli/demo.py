@@ -1,6 +1,7 @@
 """`themis demo`: the whole job on a real small model and real questions."""
 
 import dataclasses
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -118,7 +119,8 @@ def _choose_dispatch(model: Path, *, slurm: bool | None) -> "Dispatch":
         say("working through Slurm")
         return dispatch_to(ClusterProfile(mem_gb=3, walltime=30, signal_margin_s=60, **shared))
     say("working in a process of this machine")
-    return dispatch_to(ClusterProfile(kind="local", slots=1, **shared))
+    cores = os.cpu_count() or 1
+    return dispatch_to(ClusterProfile(kind="local", slots=1, cpus=cores, **shared))
 
 
 def _slurm_answers() -> bool:

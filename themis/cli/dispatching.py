@@ -62,9 +62,23 @@ def dispatch_to(profile: "ClusterProfile") -> "Dispatch":
     from themis_slurm.wait import run_until_done
 
     def work(bundle: Path) -> None:
-        run_until_done(bundle, profile, on_status=lambda status: say(status_line(status)))
+        run_until_done(bundle, profile, on_status=StatusPrinter())
 
     return work
+
+
+class StatusPrinter:
+    """Says a status when it differs from the one before."""
+
+    def __init__(self) -> None:
+        self._last = ""
+
+    def __call__(self, status: "ClusterStatus") -> None:
+        """Say the status, unless nothing has changed."""
+        line = status_line(status)
+        if line != self._last:
+            say(line)
+        self._last = line
 
 
 def status_line(status: "ClusterStatus") -> str:

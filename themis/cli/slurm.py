@@ -112,10 +112,10 @@ def submit(
 
 
 def _work_locally(bundle: Path, profile: "ClusterProfile", *, as_json: bool) -> None:
-    from themis.cli.dispatching import status_line
+    from themis.cli.dispatching import StatusPrinter
     from themis_slurm.wait import run_until_done
 
-    status = run_until_done(bundle, profile, on_status=lambda now: say(status_line(now)))
+    status = run_until_done(bundle, profile, on_status=StatusPrinter())
     if as_json:
         print_json(status.to_dict())
     finish(0 if status.complete else 1)
