@@ -6,7 +6,7 @@ slice's items are read once when there are at most `KEEP_ITEMS`, and again for e
 otherwise, so memory does not grow with the benchmark.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -118,7 +118,7 @@ class _ItemSource:
     def __init__(
         self, part: SliceSpec, base_dir: Path, global_seed: int, providers: Mapping[str, Provider]
     ) -> None:
-        self._load = lambda: load_items(
+        self._load: Callable[[], Iterator[DataItem]] = lambda: load_items(
             part, base_dir=base_dir, global_seed=global_seed, providers=providers
         )
         self._kept: list[DataItem] | None = None
