@@ -78,9 +78,8 @@ def plan(root: Path) -> int:
 
 
 def work(root: Path) -> int:
-    from themis_bundles import Bundle, incomplete_shards
-
     from themis.generation.worker import WorkOptions, work_shard
+    from themis_bundles import Bundle, incomplete_shards
 
     options = WorkOptions(results=None, model_paths={}, engine_options={}, deadline=None)
     shards = incomplete_shards(Bundle.open(root / "bundle"))
