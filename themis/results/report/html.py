@@ -379,8 +379,9 @@ _BROWSER = """
 <div class="controls"><button id="back" type="button">Previous</button>
 <button id="next" type="button">Next</button>
 <span id="count" role="status" class="quiet">Unpacking…</span></div>
-<div id="rows" class="tall"><table id="list" aria-label="Answers"><thead><tr><th scope="col">item</th>
-<th scope="col">slice</th><th scope="col">model</th><th scope="col">prompt</th>
+<div id="rows" class="tall"><table id="list" aria-label="Answers"><thead>
+<tr><th scope="col">item</th><th scope="col">slice</th><th scope="col">model</th>
+<th scope="col">prompt</th>
 <th scope="col" class="n">sample</th><th scope="col" class="n">score</th><th scope="col"></th>
 <th scope="col">output</th></tr></thead><tbody></tbody></table></div>
 <div id="detail" hidden></div>
