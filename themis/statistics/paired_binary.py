@@ -34,11 +34,14 @@ def mcnemar_midp(wins: npt.ArrayLike, losses: npt.ArrayLike) -> FloatArray:
     """Two-sided mid-p of the McNemar test: the observed outcome counts half.
 
     Source: Fagerland, Lydersen and Laake (2013), BMC Medical Research Methodology 13:91,
-    who recommend it. With no disagreement at all p is 1.
+    who recommend it: the exact p less the chance of the observed outcome, and 1 less half
+    that chance where wins equal losses. With no disagreement at all p is 1, where that
+    formula would say one half.
     """
     n, tail, fewer = _disagreements(wins, losses)
     point = np.exp(-betaln(fewer + 1, n - fewer + 1) - np.log1p(n) - n * np.log(2))
-    return never_zero(np.where(n == 0, 1.0, np.minimum(1.0, 2 * tail - point)))
+    p = np.where(2 * fewer == n, 1 - point / 2, 2 * tail - point)
+    return never_zero(np.where(n == 0, 1.0, p))
 
 
 def mcnemar_asymptotic(wins: npt.ArrayLike, losses: npt.ArrayLike) -> FloatArray:

@@ -57,6 +57,10 @@ class TestPairedBinary:
     def test_mid_p_is_never_above_the_exact_p(self, b: int, c: int) -> None:
         assert paired_binary.mcnemar_midp(b, c) <= paired_binary.mcnemar_exact(b, c)
 
+    def test_mid_p_of_as_many_wins_as_losses_is_the_published_one(self) -> None:
+        assert paired_binary.mcnemar_midp(3, 3) == pytest.approx(1 - 20 / 64 / 2)
+        assert paired_binary.mcnemar_midp(0, 0) == 1
+
     @given(counts, counts)
     def test_sign_flip_on_right_and_wrong_is_the_exact_mcnemar_test(self, b: int, c: int) -> None:
         differences = np.repeat([1.0, -1.0, 0.0], [b, c, 7])
