@@ -279,7 +279,9 @@ class ResultWriter:
             with files.write_errors(receipt):
                 self._write_status("ended", state, cause)
         finally:
-            os.close(self._fd)
+            self._release()
+        if self._broken is not None:
+            raise self._broken
         with files.write_errors(self.path.with_name(DONE)):
             publish_done(self._bundle, self._shard.index)
 
@@ -298,6 +300,13 @@ class ResultWriter:
         # The first error is the one to see; a second one, while closing, would hide it.
         with suppress(BundleWriteError):
             self.close("failed", f"{type(error).__name__}: {error}")
+
+    def _release(self) -> None:
+        """Close the file; some network file systems report a lost write only now."""
+        try:
+            os.close(self._fd)
+        except OSError as error:
+            self._broken = BundleWriteError(self.path, error.strerror or str(error))
 
     def _usable(self) -> None:
         if self._broken is not None:
