@@ -166,7 +166,9 @@ def lay_arms(
     """
     # The arm itself must not tell cells apart, or nothing would ever match.
     cells = lay_cells(table, groups, others, ignore=arm.name)
-    order = np.argsort(arm.codes.astype(np.uint16), kind="stable")  # radix sort: 16 bits
+    # Up to 16 bits numpy sorts by radix, ten times faster.
+    narrow = np.uint16 if len(arm.labels) <= 1 << 16 else np.int32
+    order = np.argsort(arm.codes.astype(narrow), kind="stable")
     ends = np.cumsum(np.bincount(arm.codes, minlength=len(arm.labels)))
     parts = np.split(order, ends[:-1])
     sums = {

@@ -1,4 +1,4 @@
-"""Results for programs: JSON and CSV, with every stored digit."""
+"""Results for programs: JSON, CSV and Parquet, with every stored digit."""
 
 import csv
 import io
@@ -6,6 +6,7 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
+from themis.errors import missing_extra
 from themis.results.report.data import ReportData
 
 _FORMULA = ("=", "+", "-", "@", "\t", "\r")
@@ -47,6 +48,22 @@ def render_csv(rows: Sequence[Row]) -> str:
     writer = csv.writer(target, lineterminator="\n")
     writer.writerow(names)
     writer.writerows([_cell(row.get(name)) for name in names] for row in flat)
+    return target.getvalue()
+
+
+def render_parquet(rows: Sequence[Row]) -> bytes:
+    """Write rows as a Parquet file, one column per field, numbers in full.
+
+    Raises:
+        EnvironmentNotReadyError: If pyarrow is not installed.
+    """
+    try:
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+    except ModuleNotFoundError as error:
+        raise missing_extra("pyarrow", "parquet") from error
+    target = io.BytesIO()
+    pq.write_table(pa.Table.from_pylist([row.to_dict() for row in rows]), target)
     return target.getvalue()
 
 

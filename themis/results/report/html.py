@@ -190,12 +190,6 @@ class _Index:
         self.count += 1
 
     def document(self, paired: Sequence[PairedRow]) -> dict[str, Any]:
-        models = self.labels["model"].numbers
-        arms = [
-            [models[row.baseline], models[row.treatment]]
-            for row in paired
-            if row.baseline in models and row.treatment in models
-        ]
         scores = self.scores or {"no metric": []}
         return {
             **self.columns,
@@ -203,8 +197,19 @@ class _Index:
             "metrics": list(scores),
             "scores": [column + [None] * (self.count - len(column)) for column in scores.values()],
             "chunks": self.chunks,
-            "arms": arms[0] if arms else [0, min(1, len(models) - 1)],
+            "arms": {
+                "model": self._arms("model", "model_id", paired),
+                "prompt": self._arms("prompt", "prompt_variant_id", paired),
+            },
         }
+
+    def _arms(self, name: str, compare: str, paired: Sequence[PairedRow]) -> list[int]:
+        """Name the arms to show flips of: those of the first comparison, else the first two."""
+        known = self.labels[name].numbers
+        for row in paired:
+            if row.compare == compare and row.baseline in known and row.treatment in known:
+                return [known[row.baseline], known[row.treatment]]
+        return [0, min(1, len(known) - 1)]
 
 
 def _detail(item: ItemDetail) -> dict[str, Any]:
@@ -370,7 +375,9 @@ _BROWSER = """
 <label>show <select id="show"><option value="all">all</option><option value="failed">failed</option>
 <option value="flipped">flipped</option><option value="gained">gained</option>
 <option value="lost">lost</option></select></label>
-<span id="arms" class="controls" hidden><label>from <select id="baseline"></select></label>
+<span id="arms" class="controls" hidden><label>between <select id="what">
+<option value="model">models</option><option value="prompt">prompts</option></select></label>
+<label>from <select id="baseline"></select></label>
 <label>to <select id="treatment"></select></label></span>
 <label>metric <select id="metric"></select></label>
 <label>slice <select id="slice"></select></label>

@@ -182,10 +182,11 @@ def paired_table(rows: Sequence[PairedRow], title: str = "Paired differences") -
             f"Test and interval: {', '.join(methods) or 'none'}.",
         ]
     if adjusted:
-        size = max(row.family_size for row in rows)
+        sizes = sorted({row.family_size for row in rows})
+        joint = any(row.ci_adjust != "none" for row in rows)
         notes.append(
-            f"p {'/'.join(adjusted)} is corrected over {size} comparisons; intervals are "
-            + ("simultaneous." if rows[0].ci_adjust != "none" else "per comparison.")
+            f"p {'/'.join(adjusted)} is corrected over {' or '.join(map(str, sizes))} comparisons; "
+            f"intervals are {'simultaneous' if joint else 'per comparison'}."
         )
     strong = frozenset(
         place for place, row in enumerate(rows) if row.verdict in ("better", "worse")

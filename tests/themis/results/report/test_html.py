@@ -185,6 +185,26 @@ class TestInABrowser:
         )
         assert names == ["tuned_v2", "base"]
 
+    def test_flips_between_prompts_are_found_too(self, browser: Any, tmp_path: Path) -> None:
+        items = [
+            ItemDetail("s", "m", prompt, f"q{n}", output="x", scores=(ItemScore("em", "d", value),))
+            for prompt, values in (("plain", (0.0, 1.0, 1.0)), ("cot", (1.0, 1.0, 0.0)))
+            for n, value in enumerate(values)
+        ]
+        path = tmp_path / "prompts.html"
+        path.write_text(render_html(ReportData("t", "r", "d", items=items)), encoding="utf-8")
+        browser.open(path)
+        browser.wait("document.getElementById('browser').dataset.ready === 'true'")
+
+        self.choose(browser, "what", "prompt")
+        self.choose(browser, "show", "gained")
+        browser.wait("document.getElementById('count').textContent.startsWith('1 of 6')")
+        self.choose(browser, "show", "lost")
+        browser.wait("document.getElementById('count').textContent.startsWith('1 of 6')")
+
+        assert browser.run("return document.querySelector('#list td').textContent") == "q2"
+        assert browser.logs() == []
+
     def test_text_inside_outputs_can_be_searched(self, page: Any) -> None:
         page.run("document.getElementById('intext').checked = true")
         self.choose(page, "search", "IT IS 42.")

@@ -4,6 +4,8 @@ import json
 import re
 import subprocess
 import sys
+from collections.abc import Callable
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -12,7 +14,7 @@ import themis.results
 from themis.records.score_table import ScoreTable
 from themis.results.leaderboard import leaderboard
 from themis.results.report.data import ReportData
-from themis.results.report.files import render_csv, render_json
+from themis.results.report.files import render_csv, render_json, render_parquet
 from themis.results.report.latex import render_latex
 from themis.results.report.markdown import render_markdown
 from themis.results.report.tables import (
@@ -25,6 +27,7 @@ from themis.results.report.tables import (
 )
 from themis.results.report.terminal import fit, render_terminal
 
+Require = Callable[[object, str], None]
 ANSI = re.compile(r"\x1b\[[0-9;]*m")
 
 
@@ -142,6 +145,14 @@ class TestFiles:
         assert len(rows) == len(data.paired)
         assert float(rows[0]["p_value"]) == data.paired[0].p_value
         assert rows[0]["slice_id"] == data.paired[0].keys["slice_id"]
+
+    def test_parquet_reads_back(self, data: ReportData, require: Require) -> None:
+        require(find_spec("pyarrow"), "needs pyarrow")
+        from pyarrow import parquet
+
+        table = parquet.read_table(io.BytesIO(render_parquet(data.paired))).to_pylist()
+
+        assert table == [row.to_dict() for row in data.paired]
 
     @pytest.mark.parametrize("name", ["=1+1", "@SUM(A1)", "-2", "+x"])
     def test_a_spreadsheet_does_not_run_a_name(self, name: str) -> None:

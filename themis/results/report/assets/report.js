@@ -87,8 +87,9 @@
   let partners = new Map();
 
   const item = async (row) => (await chunk(chunkOf[row]))[row - starts[chunkOf[row]]];
-  const cell = (row) =>
-    [index.slice[row], index.item[row], index.prompt[row], index.param[row], index.sample[row]].join(" ");
+  const COLUMNS = ["slice", "item", "model", "prompt", "param", "sample"];
+  const arm = () => byId("what").value;
+  const cell = (row) => COLUMNS.map((name) => (name === arm() ? "" : index[name][row])).join(" ");
   const metric = () => Number(byId("metric").value);
   const value = (row) => index.scores[metric()][row];
   const shown = (v) => (v === null ? "-" : Number.isInteger(v) ? String(v) : v.toFixed(3));
@@ -96,8 +97,8 @@
   const change = (row) => {
     const baseline = Number(byId("baseline").value);
     const treatment = Number(byId("treatment").value);
-    if (index.model[row] !== treatment) return 0;
-    const other = (partners.get(cell(row)) || []).find((r) => index.model[r] === baseline);
+    if (index[arm()][row] !== treatment) return 0;
+    const other = (partners.get(cell(row)) || []).find((r) => index[arm()][r] === baseline);
     if (other === undefined) return 0;
     const [b, t] = [value(other), value(row)];
     return b === null || t === null ? 0 : Math.sign(t - b);
@@ -204,6 +205,8 @@
     return make("div", {}, node, more);
   };
 
+  const label = (row) => [index.models[index.model[row]], ...(arm() === "prompt" ? [index.prompts[index.prompt[row]]] : [])].join(", ");
+
   const candidate = (row, detail) => {
     const prompt = make("div", {}, make("h4", {}, "Prompt"));
     for (const [role, content] of detail.messages) prompt.append(make("span", { class: "quiet" }, role), block(content));
@@ -225,8 +228,9 @@
       const text = `${s.metric} (${s.evaluation}): ${s.value === null ? s.status : shown(s.value)}`;
       right.append(make("p", { class: s.status === "scored" ? "" : "failed" }, text + (s.note ? ", " + s.note : "")));
     }
-    return make("section", { "aria-label": index.models[index.model[row]] },
-      make("h3", {}, index.models[index.model[row]]), make("div", { class: "candidate" }, prompt, output, right));
+    const name = label(row);
+    return make("section", { "aria-label": name },
+      make("h3", {}, name), make("div", { class: "candidate" }, prompt, output, right));
   };
 
   const show = async (row, focus = true) => {
@@ -235,12 +239,12 @@
     const detail = await item(row);
     const others = (partners.get(cell(row)) || []).filter((other) => other !== row);
     const beside = make("select", { id: "beside" }, make("option", { value: "" }, "nothing"),
-      ...others.map((other) => make("option", { value: other }, `${index.models[index.model[other]]} (${shown(value(other))})`)));
+      ...others.map((other) => make("option", { value: other }, `${label(other)} (${shown(value(other))})`)));
     const second = make("div", {});
     const compare = async () => second.replaceChildren(...(beside.value === "" ? [] : [candidate(Number(beside.value), await item(Number(beside.value)))]));
     beside.addEventListener("change", compare);
     if (!byId("arms").hidden) {
-      const baseline = others.find((other) => index.model[other] === Number(byId("baseline").value));
+      const baseline = others.find((other) => index[arm()][other] === Number(byId("baseline").value));
       if (baseline !== undefined) beside.value = String(baseline);
     }
     const close = make("button", { type: "button" }, "Close (Esc)");
@@ -266,6 +270,23 @@
       ...labels.map((label, place) => make("option", { value: place }, label)),
     );
 
+  // Rows that differ in the compared column alone are partners.
+  const pair = () => {
+    partners = new Map();
+    for (let row = 0; row < index.item.length; row += 1) {
+      const key = cell(row);
+      const held = partners.get(key);
+      if (held) held.push(row);
+      else partners.set(key, [row]);
+    }
+    const names = index[arm() + "s"];
+    options("baseline", names);
+    options("treatment", names);
+    const [baseline, treatment] = index.arms[arm()];
+    byId("baseline").value = String(baseline);
+    byId("treatment").value = String(treatment);
+  };
+
   const start = async () => {
     index = await unpack("index");
     starts = [];
@@ -275,20 +296,14 @@
       for (let i = 0; i < size; i += 1) chunkOf.push(place);
       total += size;
     });
-    for (let row = 0; row < total; row += 1) {
-      const key = cell(row);
-      const held = partners.get(key);
-      if (held) held.push(row);
-      else partners.set(key, [row]);
-    }
     options("metric", index.metrics);
     options("slice", index.slices, "all");
     options("model", index.models, "all");
-    options("baseline", index.models);
-    options("treatment", index.models);
-    const [baseline, treatment] = index.arms;
-    byId("baseline").value = String(baseline);
-    byId("treatment").value = String(treatment);
+    byId("what").addEventListener("change", () => {
+      pair();
+      filter();
+    });
+    pair();
     for (const id of ["metric", "slice", "model", "baseline", "treatment", "show", "intext"]) byId(id).addEventListener("change", filter);
     let waiting = 0;
     byId("search").addEventListener("input", () => {
