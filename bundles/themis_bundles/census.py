@@ -213,19 +213,17 @@ def _check_shard(bundle: Bundle, index: int, tally: _Tally, *, quick: bool) -> N
                 pass
     except BundleInvalidError as error:
         tally.invalid(error)
-    claims = _claims(bundle, index, tally)
-    try:
-        if quick:
-            _check_prefixes(bundle, index, claims, tally)
-            state = shard_state(bundle, index)
-            for verdict in ("ok", "model_error", "infra_error", "missing"):
-                counts[verdict] = getattr(state, verdict)
-        else:
-            _join(bundle, index, claims, tally)
-    except BundleInvalidError as error:
-        # The items cannot be read, so nothing can be proved to answer them.
-        tally.invalid(error)
+        # Nothing can be proved to answer items that cannot be read.
         counts["missing"] = bundle.shard(index).items
+        return
+    claims = _claims(bundle, index, tally)
+    if quick:
+        _check_prefixes(bundle, index, claims, tally)
+        state = shard_state(bundle, index)
+        for verdict in ("ok", "model_error", "infra_error", "missing"):
+            counts[verdict] = getattr(state, verdict)
+    else:
+        _join(bundle, index, claims, tally)
 
 
 def _join(bundle: Bundle, index: int, claims: list[_Claim], tally: _Tally) -> None:

@@ -180,10 +180,10 @@ class Bundle:
         """
         shard = self.shard(shard_index)
         digests: list[bytes] = []
-        seq = shard.first_seq
+        seq, frames = shard.first_seq, 0
         sha256 = hashlib.sha256
         for frame, lines in self._proved_frames(shard.path, shard.sha256, shard.bytes):
-            number = 0
+            frames, number = frames + 1, 0
             try:
                 for body in parse_lines(lines):
                     if type(body) is not dict or body.get("seq") != seq or body["seq"] is True:
@@ -197,6 +197,9 @@ class Bundle:
                     number += 1
             except CanonicalError as error:
                 raise self._invalid(shard.path, frame, number + 1, f"json: {error}") from None
+        if frames != shard.frames:
+            reason = f"data/{shard.path}: count: {frames} frames, not {shard.frames}"
+            raise BundleInvalidError(self.path, (reason,))
         if len(digests) != shard.items:
             reason = f"data/{shard.path}: count: {len(digests)} items, not {shard.items}"
             raise BundleInvalidError(self.path, (reason,))
