@@ -214,8 +214,8 @@ def load_profile(path: Path) -> ClusterProfile:
 
 
 def _absolute(here: Path, place: str) -> str:
-    """Take a path from the profile's folder, unless the nodes are to expand it."""
-    return place if place.startswith(("~", "$")) else str(here / place)
+    """Take a path from the profile's folder, unless it is below a home directory."""
+    return place if place.startswith("~") else str(here / place)
 
 
 def _problems(error: ValidationError) -> Iterator[str]:

@@ -1,0 +1,208 @@
+"""Status: results first, few questions, and words for what went wrong."""
+
+import json
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from themis_slurm.dispatcher import LiveShard
+from themis_slurm.errors import SchedulerError
+from themis_slurm.evidence import Cause, Verdict
+from themis_slurm.failures import leave_failure
+from themis_slurm.fleet import Fleet
+from themis_slurm.profile import ClusterProfile
+from themis_slurm.records import read_records, update_record
+from themis_slurm.status import ClusterStatus, StatusReader
+from themis_slurm.submit import submit
+from themis_slurm.workspace import Workspace
+
+Answer = Callable[..., None]
+
+
+@pytest.fixture
+def reader(workspace: Workspace, fleet: Fleet, fake: Any) -> StatusReader:
+    """A reader of six submitted shards."""
+    submit(workspace, ClusterProfile(), fleet)
+    fake.questions.clear()
+    return StatusReader(workspace, fleet)
+
+
+def causes(status: ClusterStatus) -> list[Cause]:
+    return [row.cause for row in status.rows]
+
+
+def test_a_bundle_that_nobody_submitted_asks_nothing(
+    workspace: Workspace, fleet: Fleet, fake: Any
+) -> None:
+    status = StatusReader(workspace, fleet).read()
+
+    assert causes(status) == [Cause.NOT_SUBMITTED] * 6
+    assert fake.questions == []
+
+
+def test_every_shard_stands_somewhere(
+    reader: StatusReader, workspace: Workspace, fake: Any, answer: Answer
+) -> None:
+    answer(workspace.bundle, 0)
+    answer(workspace.bundle, 1, count=2)
+    fake.live = {
+        2: LiveShard(running=True, job="101_2", node="n7"),
+        3: LiveShard(running=False, job="101_3", reason="Priority"),
+    }
+    fake.ended = {1: Verdict(Cause.STOPPED), 4: Verdict(Cause.OUT_OF_MEMORY, "killed for memory")}
+
+    status = reader.read()
+
+    assert causes(status) == [
+        Cause.COMPLETE,
+        Cause.STOPPED,
+        Cause.RUNNING,
+        Cause.PENDING,
+        Cause.OUT_OF_MEMORY,
+        Cause.LOST,
+    ]
+    assert (status.items, status.done) == (24, 6)
+    assert (status.rows[2].node, status.rows[3].detail) == ("n7", "Priority")
+    assert status.counts["complete"] == 1
+    assert not status.complete
+
+
+def test_a_refresh_asks_squeue_once_and_sacct_once(reader: StatusReader, fake: Any) -> None:
+    fake.live.clear()
+
+    reader.read()
+
+    assert fake.questions == ["alive", "evidence"]
+
+
+def test_nothing_dead_asks_no_accounting(reader: StatusReader, fake: Any) -> None:
+    reader.read()
+
+    assert fake.questions == ["alive"]
+
+
+def test_a_complete_bundle_asks_nothing_any_more(
+    reader: StatusReader, workspace: Workspace, fake: Any, answer: Answer
+) -> None:
+    for shard in range(6):
+        answer(workspace.bundle, shard)
+    reader.read()
+    fake.questions.clear()
+
+    assert reader.read().complete
+    assert fake.questions == []
+
+
+def test_a_done_shard_is_complete_whatever_slurm_says(
+    reader: StatusReader, workspace: Workspace, fake: Any, answer: Answer
+) -> None:
+    answer(workspace.bundle, 0)
+    fake.live[0] = LiveShard(running=True, job="101_0")
+
+    assert reader.read().rows[0].cause is Cause.COMPLETE
+
+
+def test_the_tasks_own_words_come_before_slurms(
+    reader: StatusReader, workspace: Workspace, fake: Any
+) -> None:
+    del fake.live[2]
+    fake.ended[2] = Verdict(Cause.CRASHED, "exit code 69")
+    job = {"SLURM_ARRAY_JOB_ID": "101", "SLURMD_NODENAME": "n3"}
+    leave_failure(workspace.failures, 2, Cause.NOT_READY, "No directory for the model 'x'.", job)
+
+    row = reader.read().rows[2]
+
+    assert (row.cause, row.detail, row.node) == (
+        Cause.NOT_READY,
+        "No directory for the model 'x'.",
+        "n3",
+    )
+    assert "evidence" not in fake.questions
+
+
+def test_words_of_a_former_submission_are_not_todays(
+    reader: StatusReader, workspace: Workspace, fake: Any
+) -> None:
+    del fake.live[2]
+    leave_failure(workspace.failures, 2, Cause.BAD_NODE, "old", {"SLURM_JOB_ID": "99"})
+
+    assert reader.read().rows[2].cause is Cause.LOST
+
+
+def test_what_was_cancelled_here_says_so(
+    reader: StatusReader, workspace: Workspace, fake: Any
+) -> None:
+    fake.live.clear()
+    (record,) = read_records(workspace.submissions)
+    update_record(workspace.submissions, record.model_copy(update={"state": "cancelled"}))
+
+    assert causes(reader.read()) == [Cause.CANCELLED] * 6
+
+
+def test_a_controller_that_is_away_is_said_and_results_are_still_counted(
+    reader: StatusReader, workspace: Workspace, fake: Any, answer: Answer
+) -> None:
+    answer(workspace.bundle, 0)
+    fake.down = SchedulerError("squeue failed: Unable to contact slurm controller")
+
+    status = reader.read()
+
+    assert causes(status) == [Cause.COMPLETE] + [Cause.UNKNOWN] * 5
+    assert "Unable to contact" in str(status.scheduler_error)
+
+
+def test_tries_without_progress_are_counted(
+    reader: StatusReader, workspace: Workspace, fleet: Fleet, fake: Any, answer: Answer
+) -> None:
+    fake.live.clear()
+    answer(workspace.bundle, 1, count=2)
+    submit(workspace, ClusterProfile(), fleet)
+    fake.live.clear()
+
+    rows = reader.read().rows
+
+    assert (rows[0].tries_without_progress, rows[1].tries_without_progress) == (2, 1)
+
+
+def test_rates_come_from_running_attempts(
+    reader: StatusReader, workspace: Workspace, fake: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fake.live = {shard: LiveShard(running=True, job=f"101_{shard}") for shard in range(6)}
+    folder = workspace.bundle.results_dir / "00003"
+    folder.mkdir(parents=True)
+    status = {
+        "attempt": "101_3.r0.ab",
+        "bundle": workspace.bundle.digest,
+        "shard": 3,
+        "state": "running",
+        "outcome": None,
+        "cause": "",
+        "items_done": 2,
+        "items_total": 4,
+        "ok": 2,
+        "model_error": 0,
+        "infra_error": 0,
+        "records": 2,
+        "bytes": 10,
+        "sha256": "0" * 64,
+        "started": 100.0,
+        "updated": 104.0,
+        "pid": 1,
+        "host": "n1",
+        "tokens": 200,
+    }
+    line = json.dumps(status, sort_keys=True, separators=(",", ":"))
+    (folder / "101_3.r0.ab.json").write_text(line + "\n")
+
+    found = reader.read()
+
+    assert (found.items_per_s, found.tokens_per_s) == (0.5, 50.0)
+    assert found.eta_s == 44
+
+
+def test_a_status_is_plain_json(reader: StatusReader) -> None:
+    parsed = json.loads(json.dumps(reader.read().to_dict()))
+
+    assert parsed["shards"] == {"total": 6, "pending": 6}
+    assert parsed["rows"][0]["cause"] == "pending"
