@@ -13,7 +13,7 @@ from themis.errors import SpecValidationError, missing_extra
 from themis.evaluation.latex import last_boxed
 from themis.evaluation.numeric import first_number, last_number, parse_number
 from themis.evaluation.protocol import Extraction
-from themis.evaluation.references import after_last
+from themis.evaluation.references import after_last, gsm8k_answer
 
 _SURELY_SMALL = 16
 """Whole numbers of fewer digits are below 2^53."""
@@ -108,15 +108,18 @@ class LastNumber:
 
 
 class Gsm8k:
-    """The number after the last `####`, the form in which GSM8K's own solutions end."""
+    """The number after the first `#### `, by the rule of GSM8K's own grader, without commas.
+
+    The rule is that of `extract_answer` in github.com/openai/grade-school-math: a number follows
+    at once (`#### $18` has none), and the answer is text (`18.0` is not `18` to `gsm8k_match`).
+    """
 
     def extract(self, text: str, config: Mapping[str, Any]) -> Extraction:  # noqa: ARG002
-        """Return the number."""
-        _, mark, tail = text.rpartition("####")
-        if not mark:
-            return Extraction.failed("no ####")
-        number = first_number(tail.partition("\n")[0])
-        return Extraction.failed("no number after ####") if number is None else _number(number)
+        """Return the number as text."""
+        answer = gsm8k_answer(text)
+        return (
+            Extraction.failed("no number after ####") if answer is None else Extraction.of(answer)
+        )
 
 
 class ChoiceLetter:

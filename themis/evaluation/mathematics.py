@@ -10,6 +10,7 @@ import atexit
 import importlib.util
 import json
 import os
+import re
 import select
 import subprocess
 import sys
@@ -30,7 +31,7 @@ SECONDS = 10.0
 _START_SECONDS = 120.0
 """How long the process may take to import sympy, which is slow on a network file system."""
 
-_LATEX = ("$", r"\boxed", r"\(", r"\[")
+_FORMULA = re.compile(r"(?<!\\)\$|\\boxed|\\\(|\\\[")  # `\$` is a dollar
 
 
 class MathVerify:
@@ -83,14 +84,14 @@ class MathVerify:
 
 
 def _writings(text: str, *, whole: bool) -> list[str]:
-    """Return how to hand a text to the parser, which looks for formulas between dollar signs.
+    """Return how to hand a text to the parser, which looks for formulas; the first that works.
 
     A bare answer is a formula; a whole output is prose with formulas in it.
     """
-    if any(mark in text for mark in _LATEX):
+    if _FORMULA.search(text):
         return [text]
-    formula = f"${text}$"
-    return [text, formula] if whole else [formula, text]
+    bare = [rf"\boxed{{{text}}}", f"${text}$"]
+    return [text, *bare] if whole else [*bare, text]
 
 
 @cache

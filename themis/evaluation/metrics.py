@@ -15,7 +15,7 @@ from themis.errors import MetricError, missing_extra
 from themis.evaluation.extractors import normalize
 from themis.evaluation.numeric import find_numbers, is_percent, parse_number
 from themis.evaluation.protocol import MetricResult
-from themis.evaluation.references import final_answer, reference_of, references_of
+from themis.evaluation.references import final_answer, gsm8k_answer, reference_of, references_of
 
 RELATIVE_TOLERANCE = Fraction(1, 10**9)
 """How far apart two numbers may be and still be the same: what floating point loses."""
@@ -123,6 +123,34 @@ class NumericMatch:
 
     def _same(self, given: Fraction, wanted: Fraction) -> bool:
         return abs(given - wanted) <= self.tolerance * (abs(wanted) or 1)
+
+
+class Gsm8kMatch:
+    """Whether GSM8K's own grader calls the answer right: the same text after `#### `.
+
+    An answer without `####`, such as one that was parsed already, is compared as it is.
+    """
+
+    def score(
+        self,
+        *,
+        text: str,  # noqa: ARG002
+        answer: Any,
+        payload: Mapping[str, Any],
+        reference_field: str | None,
+    ) -> MetricResult:
+        """Compare the answers as text, without commas.
+
+        Raises:
+            MetricError: The reference has no number after `####`.
+        """
+        reference = _text(reference_of(payload, reference_field))
+        wanted = gsm8k_answer(reference)
+        if wanted is None:
+            raise MetricError(f"the reference {reference[:80]!r} has no number after ####")
+        given = _text(answer)
+        found = gsm8k_answer(given) if "####" in given else given.strip().replace(",", "")
+        return MetricResult(float(found == wanted), {"answer": found, "reference": wanted})
 
 
 class ChoiceMatch:

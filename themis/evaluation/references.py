@@ -10,6 +10,7 @@ from themis.evaluation.latex import last_boxed
 USUAL_FIELDS = ("answer", "reference", "target", "expected", "solution")
 """Where the right answer is looked for when a score does not say."""
 
+_GSM8K = re.compile(r"#### (-?[0-9.,]+)")
 _STATED = re.compile(r"\banswer is:", re.IGNORECASE)
 
 
@@ -45,6 +46,16 @@ def references_of(payload: Mapping[str, Any], reference_field: str | None) -> li
     if not reference:
         raise MetricError("the item's reference is an empty list")
     return reference
+
+
+def gsm8k_answer(text: str) -> str | None:
+    r"""Return what GSM8K's own grader takes from a solution; None where it finds nothing.
+
+    >>> gsm8k_answer("so it is 70,000\n#### 70,000")
+    '70000'
+    """
+    match = _GSM8K.search(text)
+    return match[1].replace(",", "") if match else None
 
 
 def final_answer(reference: str) -> str:

@@ -41,6 +41,7 @@ _METRICS: Mapping[str, MetricFactory] = {
     "choice_match": metrics.ChoiceMatch,
     "contains": metrics.Contains,
     "exact_match": metrics.ExactMatch,
+    "gsm8k_match": metrics.Gsm8kMatch,
     "math_verify": MathVerify,
     "normalized_exact_match": metrics.NormalizedExactMatch,
     "numeric_match": metrics.NumericMatch,

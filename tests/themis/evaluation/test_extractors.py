@@ -80,11 +80,12 @@ def test_numbers(text: str, first: Any, last: Any) -> None:
 @pytest.mark.parametrize(
     ("text", "value"),
     [
-        ("so\n#### 18", 18),
-        ("#### 1\n#### $1,800.50 per day", 1800.5),
-        ("#### -3\nQuestion: 5?", -3),
+        ("so\n#### 18", "18"),
+        ("#### -1,800.50 per day", "-1800.50"),
+        ("#### 3\nQuestion: 5?\n#### 7", "3"),
+        ("#### $18", "!no number after ####"),
         ("####\n5", "!no number after ####"),
-        ("18", "!no ####"),
+        ("18", "!no number after ####"),
     ],
 )
 def test_gsm8k(text: str, value: Any) -> None:

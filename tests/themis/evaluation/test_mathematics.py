@@ -34,6 +34,8 @@ def compare(answer: Any, reference: Any, *, text: str = "…", seconds: float = 
         (r"\frac{3}{4}", "4", 0),
         ("x+1", "x+2", 0),
         ("18", ["17", "18"], 1),
+        (r"\$36", "36", 1),
+        ("32348", r"\$32,\!348", 1),
     ],
 )
 def test_expressions_are_compared_by_value(answer: Any, reference: Any, score: float) -> None:

@@ -136,6 +136,25 @@ def test_a_reference_that_is_no_number_is_an_error_not_a_zero() -> None:
 
 
 @pytest.mark.parametrize(
+    ("answer", "score"),
+    [
+        ("so\n#### 1800", 1),
+        ("#### 1,800", 1),
+        ("1,800", 1),
+        (1800, 1),
+        ("#### 1800.0", 0),
+        ("#### $1800", 0),
+        ("#### 5\n#### 1800", 0),
+        ("it is 1800", 0),
+    ],
+)
+def test_gsm8k_match_is_as_strict_as_its_makers(answer: Any, score: float) -> None:
+    assert value("gsm8k_match", answer, answer="work\n#### 1,800") == score
+    with pytest.raises(MetricError, match="has no number after ####"):
+        result("gsm8k_match", answer, answer="1,800")
+
+
+@pytest.mark.parametrize(
     ("answer", "payload", "score"),
     [
         ("B", {"answer": "B"}, 1),
@@ -233,3 +252,5 @@ class TestReference:
 
             assert found.success
             assert value("numeric_match", found.value, **item) == 1
+            assert value("gsm8k_match", found.value, **item) == 1
+            assert value("gsm8k_match", item["answer"], **item) == 1
