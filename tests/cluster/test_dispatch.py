@@ -12,6 +12,7 @@ import pytest
 
 from themis_bundles import Bundle, BundleInfo, BundleWriter, GroupSpec, verify
 from themis_bundles.results import read_statuses
+from themis_slurm.doctor import examine, examine_node
 from themis_slurm.errors import SubmissionRefusedError
 from themis_slurm.evidence import Cause
 from themis_slurm.fleet import fleet_for
@@ -405,3 +406,18 @@ def test_the_summary_of_a_run_is_plain_json(cluster: object, tmp_path: Path) -> 
 
     assert summary["items"] == {"total": 4, "done": 4}
     assert summary["shards"] == {"total": 2, "complete": 2}
+
+
+def test_the_doctor_looks_at_the_cluster_and_at_a_node(cluster: object, tmp_path: Path) -> None:
+    bundle = make_bundle(tmp_path / "bundle", shards=2, items=2)
+    how = profile(0)
+
+    here, there = examine(how, bundle), examine_node(how, bundle)
+    wrong = examine(profile(0, account="nobodys"), bundle)
+
+    # The development cluster lives on a file system of one machine, and the doctor says so.
+    assert {f.check for f in here if f.level != "ok"} <= {"shared file system"}
+    assert {finding.level for finding in there} == {"ok"}
+    assert {"node", "GPUs", "results", "engine"} <= {finding.check for finding in there}
+    (refused,) = [finding for finding in wrong if finding.level == "error"]
+    assert "account" in refused.message
