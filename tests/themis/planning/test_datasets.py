@@ -1,8 +1,10 @@
 """Datasets are read as they are, and what is wrong with them is named by place."""
 
+import contextlib
 import gzip
 import json
 import sys
+import tracemalloc
 from collections.abc import Callable, Iterable
 from datetime import date
 from pathlib import Path
@@ -11,12 +13,14 @@ from typing import Any
 
 import pytest
 import zstandard
+from hypothesis import given
+from hypothesis import strategies as st
 
 from themis.errors import EnvironmentNotReadyError, SpecValidationError
 from themis.planning.datasets import load_items
 from themis.planning.items import DataItem, fingerprint
 from themis.planning.protocol import DatasetSliceSpec
-from themis.specs import DatasetQuerySpec, DatasetSpec, GenerationSpec, SliceSpec
+from themis.specs import DatasetQuerySpec, DatasetSource, DatasetSpec, GenerationSpec, SliceSpec
 from themis_bundles import canonical_json, sha256_hex
 
 ROWS = [{"id": "a", "q": "1+1?"}, {"id": 7, "q": "Größe?"}, {"q": "no id"}]
@@ -193,6 +197,39 @@ class TestDefects:
 
         with pytest.raises(SpecValidationError, match=r"split 'test'; .* holds train\.jsonl"):
             local(".", tmp_path)
+
+    @given(
+        suffix=st.sampled_from(["jsonl", "json", "csv", "tsv", "parquet", "jsonl.gz", "json.zst"]),
+        content=st.binary(max_size=60)
+        | st.text(alphabet='{}[]",:\n\t01aé\\u', max_size=60).map(str.encode),
+    )
+    def test_no_bytes_make_anything_else_happen(
+        self, tmp_path_factory: pytest.TempPathFactory, suffix: str, content: bytes
+    ) -> None:
+        directory = tmp_path_factory.mktemp("any")
+        (directory / f"d.{suffix}").write_bytes(content)
+
+        with contextlib.suppress(SpecValidationError):
+            assert local(f"d.{suffix}", directory)
+
+
+def test_a_file_is_read_as_a_stream(tmp_path: Path) -> None:
+    (tmp_path / "d.jsonl").write_bytes(lines({"n": n, "text": "x" * 2000} for n in range(10_000)))
+    part = SliceSpec(
+        slice_id="s",
+        dataset=DatasetSpec(source=DatasetSource.LOCAL, data_dir="d.jsonl"),
+        dataset_query=DatasetQuerySpec.subset(5_000, seed=1),
+        generation=GenerationSpec(),
+    )
+    tracemalloc.start()
+
+    count = sum(1 for _ in load_items(part, base_dir=tmp_path, global_seed=1))
+
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert count == 5_000
+    # The file has 20 MB; what may grow with it is 65 + 12 bytes for each row.
+    assert peak < 3_000_000
 
 
 class TestIdentity:
