@@ -215,6 +215,40 @@ def cancel(bundle: Path, profile: str | None, shards: tuple[int, ...]) -> None:
     click.echo(f"told {len(stopped)} shards to stop")
 
 
+@command.command()
+@click.argument("bundle", type=DIRECTORY, required=False)
+@_needs_profile
+@click.option("--node", is_flag=True, help="Also look from a compute node, as a short job.")
+@json_option
+def doctor(bundle: Path | None, profile: str, *, node: bool, as_json: bool) -> None:
+    """Find what would go wrong, before hours in the queue.
+
+    Looks at the cluster of a profile and, when it is given, at BUNDLE and the models it needs.
+    Exits with 4 when shards would fail.
+
+    \b
+    Example:
+        themis slurm doctor my-bundle --profile cluster.toml --node
+    """
+    from themis.cli.dispatching import read_profile
+    from themis_slurm.doctor import dump, examine, examine_node, worst
+
+    loaded = read_profile(profile)
+    if node and (bundle is None or loaded.kind != "slurm"):
+        raise click.UsageError("--node needs a BUNDLE, and a profile of kind slurm")
+    findings = examine(loaded, bundle)
+    if node and bundle is not None and worst(findings) != "error":
+        findings += examine_node(loaded, bundle)
+    if as_json:
+        print_json(dump(findings))
+    else:
+        for finding in findings:
+            click.echo(f"{finding.level:8}{finding.check}: {finding.message}")
+            if finding.fix:
+                click.echo(f"{'':8}-> {finding.fix}")
+    finish(4 if worst(findings) == "error" else 0)
+
+
 def _workspace(bundle: Path, profile: str | None) -> "Workspace":
     from themis.cli.dispatching import read_profile
     from themis_slurm.workspace import open_for_profile, open_workspace
