@@ -99,31 +99,32 @@ def _separated(path: Path, delimiter: str) -> Iterator[Row]:
     name = str(path)
     if csv.field_size_limit() < _LONGEST_CELL:
         csv.field_size_limit(_LONGEST_CELL)
-    with (
-        _open(path) as file,
-        io.TextIOWrapper(file, encoding="utf-8-sig", newline="") as text,
-    ):
-        reader = csv.reader(text, delimiter=delimiter, strict=True)
-        try:
+    line = 0
+    try:
+        with (
+            _open(path) as file,
+            io.TextIOWrapper(file, encoding="utf-8-sig", newline="") as text,
+        ):
+            reader = csv.reader(text, delimiter=delimiter, strict=True)
             header = next(reader, [])
+            line = reader.line_num
             if not header or len(set(header)) != len(header) or "" in header:
                 raise Row(name, "line", 1, None).refuse(
                     f"the first line must name every column once, not {', '.join(header)!r}"
                 )
             for cells in reader:
+                line = reader.line_num
                 if not cells:
                     continue
                 if len(cells) != len(header):
-                    raise Row(name, "line", reader.line_num, None).refuse(
+                    raise Row(name, "line", line, None).refuse(
                         f"{len(cells)} cells, but the first line names {len(header)} columns"
                     )
-                yield Row(name, "line", reader.line_num, dict(zip(header, cells, strict=True)))
-        except UnicodeDecodeError as error:
-            raise Row(name, "line", reader.line_num + 1, None).refuse(
-                f"not UTF-8 text ({error.reason})"
-            ) from error
-        except (csv.Error, *_DAMAGE) as error:
-            raise Row(name, "line", reader.line_num, None).refuse(f"malformed: {error}") from error
+                yield Row(name, "line", line, dict(zip(header, cells, strict=True)))
+    except UnicodeDecodeError as error:
+        raise Row(name, "line", line + 1, None).refuse(_not_text(error)) from error
+    except (csv.Error, *_DAMAGE) as error:
+        raise Row(name, "line", line + 1, None).refuse(f"malformed: {error}") from error
 
 
 def _comma_separated(path: Path) -> Iterator[Row]:
@@ -147,7 +148,9 @@ def _parquet(path: Path) -> Iterator[Row]:
                 for value in batch.to_pylist():
                     number += 1
                     yield Row(str(path), "row", number, {k: _plain(v) for k, v in value.items()})
-    except pa.ArrowException as error:
+    except UnicodeDecodeError as error:
+        raise Row(str(path), "row", number + 1, None).refuse(_not_text(error)) from error
+    except (pa.ArrowException, *_DAMAGE) as error:  # a damaged page is an OSError
         raise Row(str(path), "row", number + 1, None).refuse(f"malformed: {error}") from error
 
 
@@ -216,8 +219,12 @@ def _not_found(path: Path) -> str:
 
 def _json_problem(error: msgspec.DecodeError | UnicodeDecodeError) -> str:
     if isinstance(error, UnicodeDecodeError):
-        return f"not UTF-8 text ({error.reason})"
+        return _not_text(error)
     return f"not valid JSON: {error}"
+
+
+def _not_text(error: UnicodeDecodeError) -> str:
+    return f"not UTF-8 text ({error.reason})"
 
 
 def _json_kind(value: Any) -> str:
