@@ -358,8 +358,8 @@ def items_in_a_frame_without_checksum(path: Path) -> None:
 
 @defect(one)
 def items_in_a_bomb(path: Path) -> None:
-    frame = compressor(19).compress(bytes(2**27))
-    _seal(path, SHARD, frame + seek_table([(len(frame), 2**27)]))
+    frame = compressor(3).compress(bytes(2**25))
+    _seal(path, SHARD, frame + seek_table([(len(frame), 2**25)]))
 
 
 @defect(one)
@@ -367,6 +367,17 @@ def items_without_a_last_line_end(path: Path) -> None:
     data = b"\n".join(_lines(path / SHARD))
     frame = compressor(3).compress(data)
     _seal(path, SHARD, frame + seek_table([(len(frame), len(data))]))
+
+
+@defect(one)
+def items_with_a_line_beyond_the_limit(path: Path) -> None:
+    _manifest(path, lambda m: m.update(line_limit=1024))
+    _items(path, lambda lines: [lines[0].replace(b"0 + 0", b"0 + 0" * 300), *lines[1:]])
+
+
+@defect(one)
+def items_with_junk_at_their_end(path: Path) -> None:
+    _seal(path, SHARD, (path / SHARD).read_bytes() + b"junk")
 
 
 @defect(one)

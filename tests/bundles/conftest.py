@@ -1,5 +1,6 @@
 """A kit of small bundles and ready records, for every test of the wire format."""
 
+import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, Literal
@@ -102,6 +103,12 @@ class Kit:
         """Answer every item."""
         for shard in bundle.shards if shards is None else (bundle.shards[i] for i in shards):
             self.work(bundle, shard.index, f"first-{shard.index}")
+
+
+@pytest.fixture(autouse=True)
+def no_waiting_for_the_disk(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing here loses power; `test_crashes` proves that everything is synced in time."""
+    monkeypatch.setattr(os, "fsync", lambda _: None)
 
 
 @pytest.fixture(scope="session")

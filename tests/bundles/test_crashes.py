@@ -49,9 +49,7 @@ class FaultyDisk:
         self.error = errno.ENOSPC
         self.seen = dict.fromkeys(CALLS, 0)
         for name in CALLS:
-            # Nothing here loses power, so a sync that succeeds need not be waited for.
-            real = (lambda _: None) if name == "fsync" else getattr(os, name)
-            monkeypatch.setattr(os, name, self._wrap(name, real))
+            monkeypatch.setattr(os, name, self._wrap(name, getattr(os, name)))
 
     def _wrap(self, name: str, real: Callable[..., Any]) -> Callable[..., Any]:
         def call(*args: Any, **options: Any) -> Any:
@@ -193,6 +191,70 @@ def test_writes_that_take_only_a_part_change_nothing(
 
     assert in_parts.digest == whole.digest
     assert verify(in_parts).complete
+
+
+class Order:
+    """Notes in which order files are written, synced and named."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.dirty: set[int] = set()
+        self.synced: set[int] = set()
+        self.at_names: list[tuple[str, set[int], set[int]]] = []
+        real = {name: getattr(os, name) for name in ("write", "rename", "replace", "link")}
+
+        def write(fd: int, data: bytes) -> int:
+            self.dirty.add(os.fstat(fd).st_ino)
+            self.synced.discard(os.fstat(fd).st_ino)
+            return int(real["write"](fd, data))
+
+        def fsync(fd: int) -> None:
+            self.dirty.discard(os.fstat(fd).st_ino)
+            self.synced.add(os.fstat(fd).st_ino)
+
+        def named(name: str) -> Callable[..., None]:
+            def call(source: Path, target: Path, **options: Any) -> None:
+                self.at_names.append((Path(target).name, set(self.dirty), set(self.synced)))
+                real[name](source, target, **options)
+                self.synced.discard(Path(target).parent.stat().st_ino)
+
+            return call
+
+        monkeypatch.setattr(os, "write", write)
+        monkeypatch.setattr(os, "fsync", fsync)
+        for name in ("rename", "replace", "link"):
+            monkeypatch.setattr(os, name, named(name))
+
+
+def test_every_byte_is_synced_before_a_name_shows_it(
+    tmp_path: Path, kit: "Kit", monkeypatch: pytest.MonkeyPatch
+) -> None:
+    order = Order(monkeypatch)
+
+    bundle = kit.bundle(tmp_path / "b", shard_items=4)
+
+    ((name, dirty, synced),) = order.at_names
+    assert (name, dirty) == ("b", set())
+    everything = [path.stat().st_ino for path in (bundle.path, *bundle.path.rglob("*"))]
+    assert set(everything) <= synced
+    assert tmp_path.stat().st_ino in order.synced
+
+
+def test_every_record_is_synced_before_it_counts(
+    bundle: Bundle, kit: "Kit", monkeypatch: pytest.MonkeyPatch
+) -> None:
+    order = Order(monkeypatch)
+    writer = ResultWriter(bundle, 0, "a", header={}, flush_records=1)
+    file, folder = writer.path.stat().st_ino, writer.path.parent.stat().st_ino
+    for seq in range(4):
+        assert {file, folder} <= order.synced
+        kit.append(writer, bundle, {seq: kit.answer()})
+
+        assert writer.flushed == seq + 1
+    writer.close()
+
+    assert [name for name, _, _ in order.at_names] == ["a.json", "done.json"]
+    assert all(not dirty for _, dirty, _ in order.at_names)
+    assert {file, folder} <= order.synced
 
 
 def killed(child: Callable[[int], None], delay: float) -> bytes:
