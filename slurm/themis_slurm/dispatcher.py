@@ -10,6 +10,9 @@ from typing import Protocol
 from themis_slurm.evidence import Verdict
 from themis_slurm.records import SubmissionRecord
 
+UNANSWERED = "submission not yet answered"
+"""Why a shard waits whose submitter died before it learned what Slurm said."""
+
 
 @dataclass(frozen=True)
 class LiveShard:

@@ -142,7 +142,8 @@ def _slurm(profile: ClusterProfile) -> Iterator[Finding]:
     try:
         size = scheduler.max_array_size()
     except SchedulerError as error:
-        yield Finding("error", "Slurm", str(error), "ask again when the controller is back")
+        fix = "use a login node (or set SLURM_CONF), or ask again when the controller is back"
+        yield Finding("error", "Slurm", str(error), fix)
         return
     version = scheduler.ask(["sbatch", "--version"]).strip()
     yield Finding("ok", "Slurm", f"{version}, arrays of up to {size} elements")

@@ -20,6 +20,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from themis.errors import EnvironmentNotReadyError
 from themis_bundles import BundleExistsError
 from themis_bundles.files import make_folder, write_new
 from themis_slurm.errors import SubmissionLockedError
@@ -54,8 +55,15 @@ def submission_lock(folder: Path, *, patience_s: float, stale_s: float = STALE_S
 
     Raises:
         SubmissionLockedError: Another process held it all the time; the message names it.
+        EnvironmentNotReadyError: The folder cannot be made.
     """
-    make_folder(folder)
+    try:
+        make_folder(folder)
+    except OSError as error:
+        raise EnvironmentNotReadyError(
+            f"{folder} cannot be written ({error.strerror}). Submissions are recorded beside the "
+            "results: set `results` of the profile to a directory that can be written."
+        ) from error
     lock = _acquire(folder, patience_s, stale_s)
     done = threading.Event()
     beat = threading.Thread(target=_beat, args=(_path(lock), done), daemon=True)

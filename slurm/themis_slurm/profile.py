@@ -40,6 +40,15 @@ _SLURM_ONLY = (
 _LOCAL_ONLY = ("slots", "gpus_per_slot")
 
 
+def looks_secret(name: str) -> bool:
+    """Whether a variable or option of this name most likely holds a secret.
+
+    >>> looks_secret("HF_TOKEN"), looks_secret("HF_HOME")
+    (True, False)
+    """
+    return _SECRET.search(name) is not None
+
+
 def _minutes(value: object) -> object:
     """Turn `HH:MM:SS` or `D-HH:MM:SS` into minutes, rounded up; leave numbers alone."""
     if not isinstance(value, str):
@@ -149,13 +158,13 @@ class ClusterProfile(Frozen):
 
     def _unsafe_names(self) -> Iterator[str]:
         for name in self.environment:
-            if _SECRET.search(name):
+            if looks_secret(name):
                 yield (
                     f"environment: {name} looks like a secret, and Slurm may store a job's "
                     "environment; read it from a private file in a setup line instead"
                 )
         for key in self.engine:
-            if _SECRET.search(key) and "tokenizer" not in key:
+            if looks_secret(key) and "tokenizer" not in key:
                 yield f"engine.{key}: looks like a secret; profiles and records hold none"
 
     def _contradictions(self) -> Iterator[str]:

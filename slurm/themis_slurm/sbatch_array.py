@@ -22,16 +22,20 @@ from pydantic import JsonValue
 from themis_slurm.errors import SchedulerError, SubmissionRefusedError
 from themis_slurm.import_path import importable
 from themis_slurm.model import Frozen
+from themis_slurm.profile import looks_secret
 
 _PASSED_NAMES = frozenset(
     {
-        "CONDA_DEFAULT_ENV", "CONDA_PREFIX", "CUDA_HOME", "HF_HOME", "HOME", "LANG",
-        "LD_LIBRARY_PATH", "LOADEDMODULES", "LOGNAME", "MODULEPATH", "MODULESHOME", "PATH",
-        "PYTHONHASHSEED", "PYTHONPATH", "SHELL", "SLURM_CONF", "SUBMITIT_PREEMPT_SIGNAL", "TZ",
-        "USER", "VIRTUAL_ENV",
+        "BASH_ENV", "CONDA_DEFAULT_ENV", "CONDA_PREFIX", "CUDA_HOME", "HF_HOME", "HOME", "LANG",
+        "LD_LIBRARY_PATH", "LOADEDMODULES", "LOGNAME", "PATH", "PYTHONHASHSEED", "PYTHONPATH",
+        "SHELL", "SLURM_CONF", "SUBMITIT_PREEMPT_SIGNAL", "TZ", "USER", "VIRTUAL_ENV",
     }
 )  # fmt: skip
-_PASSED_PREFIXES = ("LC_", "LMOD_", "SBATCH_", "THEMIS_")
+# `module` of the setup lines is often a function that the shell exports.
+_PASSED_PREFIXES = (
+    "BASH_FUNC_", "LC_", "LMOD_", "MODULE", "SBATCH_", "THEMIS_", "_LMFILES_", "__LMOD",
+    "__MODULES",
+)  # fmt: skip
 _NEVER = frozenset({"SBATCH_EXPORT"})
 
 
@@ -66,6 +70,7 @@ def passed_environment(environment: Mapping[str, str], names: tuple[str, ...]) -
         name: value
         for name, value in environment.items()
         if name not in _NEVER
+        and not looks_secret(name)
         and (name in _PASSED_NAMES or name in names or name.startswith(_PASSED_PREFIXES))
     }
 

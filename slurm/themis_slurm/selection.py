@@ -1,6 +1,6 @@
 """Which shards to submit now, and as which arrays. Pure: no file, clock or cluster."""
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 
@@ -26,30 +26,28 @@ class Selection:
 
 
 def select(
-    incomplete: Iterable[int],
+    free: Iterable[int],
     groups: Mapping[int, int],
     *,
-    busy: Collection[int],
     array_size: int,
     room: int | None,
 ) -> Selection:
-    """Choose the incomplete shards that nobody works on, and cut them into arrays.
+    """Cut shards that nobody works on into arrays, as far as there is room for them.
 
-    >>> select([0, 1, 2, 4], {0: 0, 1: 0, 2: 0, 4: 1}, busy={1}, array_size=1, room=2).held_back
+    >>> select([0, 2, 4], {0: 0, 2: 0, 4: 1}, array_size=1, room=2).held_back
     (4,)
 
     Args:
-        incomplete: Shards without a completion file.
+        free: Incomplete shards that nobody works on.
         groups: The group of each shard.
-        busy: Shards that are alive somewhere, or must not be submitted for another reason.
         array_size: The most elements of one array.
         room: How many elements may be added to the queue; None is no limit.
 
     Returns:
         At least one array for each group with work, as few as `array_size` allows.
     """
-    free = sorted(set(incomplete).difference(busy))
-    taken = free if room is None else free[: max(0, room)]
+    ordered = sorted(set(free))
+    taken = ordered if room is None else ordered[: max(0, room)]
     by_group: dict[int, list[int]] = {}
     for shard in taken:
         by_group.setdefault(groups[shard], []).append(shard)
@@ -58,7 +56,7 @@ def select(
         for group, shards in by_group.items()
         for chunk in _chunks(shards, array_size)
     )
-    return Selection(arrays, tuple(free[len(taken) :]))
+    return Selection(arrays, tuple(ordered[len(taken) :]))
 
 
 def _chunks(shards: Sequence[int], size: int) -> Iterable[tuple[int, ...]]:

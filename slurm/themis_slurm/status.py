@@ -12,7 +12,7 @@ from typing import Any
 from themis_bundles import ShardState, shard_state
 from themis_bundles.receipts import Status
 from themis_bundles.results import read_statuses
-from themis_slurm.dispatcher import LiveShard
+from themis_slurm.dispatcher import UNANSWERED, LiveShard
 from themis_slurm.errors import SchedulerError
 from themis_slurm.evidence import Cause, Verdict
 from themis_slurm.failures import Failure, read_failures
@@ -199,7 +199,7 @@ class StatusReader:
             elif failure is not None:
                 verdicts[shard] = Verdict(failure.cause, _first_line(failure.message), failure.node)
             elif record.state == "prepared":
-                verdicts[shard] = Verdict(Cause.PENDING, "submission not yet answered")
+                verdicts[shard] = Verdict(Cause.PENDING, UNANSWERED)
             elif error is not None:
                 verdicts[shard] = Verdict(Cause.UNKNOWN)
             else:

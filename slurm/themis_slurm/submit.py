@@ -15,7 +15,7 @@ from pathlib import Path
 
 from themis_bundles import incomplete_shards, shard_state
 from themis_bundles.files import make_folder
-from themis_slurm.dispatcher import Dispatcher, LiveShard
+from themis_slurm.dispatcher import UNANSWERED, Dispatcher, LiveShard
 from themis_slurm.errors import SchedulerError, SubmissionLockedError, SubmissionRefusedError
 from themis_slurm.evidence import Cause
 from themis_slurm.failures import read_failures
@@ -53,12 +53,15 @@ class Submitted:
         records: The new submissions.
         alive: Shards that somebody works on already; they were left alone.
         held_back: Shards for which the queue has no room now.
+        unanswered: Those of `alive` that nobody has seen in the queue: their submission's answer
+            was lost, and it may still turn up for `VISIBILITY_S`.
         refused: Slurm's words, when it took some arrays and then no more.
     """
 
     records: tuple[SubmissionRecord, ...]
     alive: tuple[int, ...]
     held_back: tuple[int, ...]
+    unanswered: tuple[int, ...]
     refused: str | None = None
 
     @property
@@ -92,7 +95,8 @@ def submit(
     with submission_lock(workspace.dispatch / "lock", patience_s=lock_patience_s) as lock:
         records = _recover(workspace, fleet)
         chosen, alive = _choose(workspace, profile, fleet, records, leave)
-        write_options(workspace, profile)
+        if chosen.arrays:
+            write_options(workspace, profile)
         made: list[SubmissionRecord] = []
         refused: SubmissionRefusedError | None = None
         for array in chosen.arrays:
@@ -104,7 +108,13 @@ def submit(
                 break
     if refused is not None and not made and not alive:
         raise refused
-    return Submitted(tuple(made), tuple(sorted(alive)), chosen.held_back, _words(refused))
+    return Submitted(
+        records=tuple(made),
+        alive=tuple(sorted(alive)),
+        held_back=chosen.held_back,
+        unanswered=tuple(sorted(s for s, live in alive.items() if live.reason == UNANSWERED)),
+        refused=None if refused is None else str(refused),
+    )
 
 
 def preview(
@@ -214,17 +224,17 @@ def _choose(
     alive = fleet.alive(relevant)
     for record in relevant:
         if record.state == "prepared":
-            unanswered = LiveShard(running=False, job="", reason="submission not yet answered")
-            alive |= {shard: unanswered for shard in record.shards if shard not in alive}
+            unseen = LiveShard(running=False, job="", reason=UNANSWERED)
+            alive |= {shard: unseen for shard in record.shards if shard not in alive}
     # After the question, not before: a shard that ended in between is seen as complete.
-    incomplete = incomplete_shards(workspace.bundle)
-    room = None if profile.max_submit is None else profile.max_submit - len(alive)
+    free = set(incomplete_shards(workspace.bundle)).difference(alive, leave)
+    if not free:
+        return Selection((), ()), alive
     chosen = select(
-        incomplete,
+        free,
         {shard.index: shard.group for shard in workspace.bundle.shards},
-        busy={*alive, *leave},
         array_size=fleet.active.elements_per_submission(),
-        room=room,
+        room=None if profile.max_submit is None else profile.max_submit - len(alive),
     )
     return chosen, alive
 
@@ -311,10 +321,6 @@ def _find(dispatcher: Dispatcher, record: SubmissionRecord) -> str | None:
     with suppress(SchedulerError):
         return dispatcher.find(record)
     return None
-
-
-def _words(error: SubmissionRefusedError | None) -> str | None:
-    return None if error is None else str(error)
 
 
 def logs_of(workspace: Workspace, shard: int) -> tuple[Path, ...]:

@@ -10,13 +10,17 @@ from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from themis_slurm.errors import SchedulerError, SubmissionRefusedError
+from themis_slurm.errors import (
+    SchedulerError,
+    SubmissionLockedError,
+    SubmissionRefusedError,
+)
 from themis_slurm.evidence import Cause
 from themis_slurm.fleet import Fleet, fleet_for
 from themis_slurm.profile import ClusterProfile
 from themis_slurm.records import read_records, tries_without_progress
 from themis_slurm.status import ClusterStatus, ShardRow, StatusReader
-from themis_slurm.submit import items_done, submit
+from themis_slurm.submit import Submitted, items_done, submit
 from themis_slurm.workspace import Workspace, open_for_profile
 
 log = logging.getLogger(__name__)
@@ -90,7 +94,7 @@ class _Run:
         self._first = len(read_records(workspace.submissions))
 
     def go(self, on_status: Callable[[ClusterStatus], None]) -> ClusterStatus:
-        full = self._submit(leave=())
+        again = self._report(submit(self._workspace, self._profile, self._fleet))
         seen_dead: set[int] = set()
         while True:
             status = self._reader.read()
@@ -101,26 +105,27 @@ class _Run:
             # Seen twice: a network file system may show the last results seconds late.
             settled, seen_dead = dead & seen_dead, dead
             hopeless = self._hopeless(row for row in status.rows if row.shard in settled)
-            if (settled - hopeless) or full:
-                full = self._submit(leave=hopeless | (dead - settled))
+            if (settled - hopeless) or again:
+                again = self._submit_again(leave=hopeless | (dead - settled))
             elif settled and not status.with_cause(*_ALIVE):
                 return status
             self._wait(status, briefly=bool(dead - settled))
 
-    def _submit(self, *, leave: Collection[int]) -> bool:
-        """Submit what can be; return whether something had to be held back."""
+    def _submit_again(self, *, leave: Collection[int]) -> bool:
+        """Submit what can be; return whether to try again although nothing new ended."""
         try:
             made = submit(self._workspace, self._profile, self._fleet, leave=leave)
         except SubmissionRefusedError:
             raise
-        except SchedulerError as error:
-            if len(read_records(self._workspace.submissions)) == self._first:
-                raise
-            log.warning("%s; the work that was submitted goes on", error)
+        except (SchedulerError, SubmissionLockedError) as error:
+            log.warning("%s The work that was submitted goes on.", error)
             return True
+        return self._report(made)
+
+    def _report(self, made: Submitted) -> bool:
         if made.refused:
             log.warning("%s; trying again later", made.refused)
-        return bool(made.held_back or made.refused)
+        return bool(made.held_back or made.refused or made.unanswered)
 
     def _hopeless(self, rows: Iterable[ShardRow]) -> set[int]:
         """Give the dead shards that another submission would not help."""

@@ -258,6 +258,27 @@ def _on_node(workspace: Workspace, node: str) -> set[int]:
     return {row.shard for row in rows if row.node == node}
 
 
+def test_a_preempted_shard_keeps_what_it_finished(cluster: object, tmp_path: Path) -> None:
+    workspace = open_workspace(make_bundle(tmp_path / "bundle", shards=1, items=60))
+    pinned = {"nodelist": "c1"}
+    how = profile(400, partition="low", cpus=4, sbatch=pinned, signal_margin_s=20)
+    submit_all(workspace, how)
+    pid_of(workspace, 0)
+
+    slurm("sbatch", "-p", "high", "-w", "c1", "-c", "4", "-o", "/dev/null", "--wrap", "sleep 1")
+    eventually(lambda: _preempted(workspace), "preemption")
+    status = finish(workspace, how)
+
+    assert status.complete
+    assert_every_item_once(workspace.bundle.path)
+    assert len(read_statuses(workspace.bundle, 0)) == 2
+
+
+def _preempted(workspace: Workspace) -> bool:
+    """Whether the shard waits again, was ended, or stopped by itself in the grace period."""
+    return Cause.RUNNING not in {row.cause for row in status_of(workspace).rows}
+
+
 def test_the_time_limit_is_met_by_stopping_before_it_or_by_being_stopped(
     cluster: object, tmp_path: Path
 ) -> None:

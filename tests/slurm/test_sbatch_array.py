@@ -177,11 +177,20 @@ class TestEnvironment:
             "LC_ALL": "C",
             "OTHER": "o",
             "NAMED": "n",
+            "THEMIS_MODELS": "/m",
+            "THEMIS_API_KEY": "k",
+            "BASH_FUNC_module%%": "() { :; }",
         }
 
         chosen = passed_environment(given, ("NAMED",))
 
-        assert set(chosen) == {"PATH", "SLURM_CONF", "SBATCH_ACCOUNT", "LC_ALL", "NAMED"}
+        assert set(given) - set(chosen) == {
+            "HF_TOKEN",
+            "SLURM_JOB_ID",
+            "SBATCH_EXPORT",
+            "OTHER",
+            "THEMIS_API_KEY",
+        }
 
     def test_a_checkout_is_importable_from_another_folder(self) -> None:
         path = importable({"PYTHONPATH": "relative:/abs"})["PYTHONPATH"].split(os.pathsep)

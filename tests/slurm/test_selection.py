@@ -9,32 +9,28 @@ shards = st.sets(st.integers(0, 60), max_size=60)
 
 
 class TestSelect:
-    """Every incomplete shard is busy, held back, or in exactly one array."""
+    """Every free shard is held back, or in exactly one array."""
 
-    @given(shards, shards, st.integers(1, 12), st.none() | st.integers(-3, 70))
-    def test_every_incomplete_shard_is_accounted_for(
-        self, incomplete: set[int], busy: set[int], size: int, room: int | None
+    @given(shards, st.integers(1, 12), st.none() | st.integers(-3, 70))
+    def test_every_free_shard_is_accounted_for(
+        self, free: set[int], size: int, room: int | None
     ) -> None:
         groups = {shard: shard % 3 for shard in range(61)}
 
-        chosen = select(incomplete, groups, busy=busy, array_size=size, room=room)
+        chosen = select(free, groups, array_size=size, room=room)
 
         taken = [shard for array in chosen.arrays for shard in array.shards]
-        assert sorted([*taken, *chosen.held_back]) == sorted(incomplete - busy)
+        assert sorted([*taken, *chosen.held_back]) == sorted(free)
         assert all(len(array.shards) <= size for array in chosen.arrays)
-        assert all(
-            groups[shard] == array.group for array in chosen.arrays for shard in array.shards
-        )
+        assert all({groups[shard] for shard in a.shards} == {a.group} for a in chosen.arrays)
         if room is not None:
             assert len(taken) <= max(0, room)
 
     @given(shards, st.integers(1, 12))
-    def test_there_are_as_few_arrays_as_their_size_allows(
-        self, incomplete: set[int], size: int
-    ) -> None:
+    def test_there_are_as_few_arrays_as_their_size_allows(self, free: set[int], size: int) -> None:
         groups = {shard: shard % 2 for shard in range(61)}
 
-        chosen = select(incomplete, groups, busy=(), array_size=size, room=None)
+        chosen = select(free, groups, array_size=size, room=None)
 
-        fewest = sum(-(-sum(groups[s] == g for s in incomplete) // size) for g in (0, 1))
+        fewest = sum(-(-sum(groups[s] == g for s in free) // size) for g in (0, 1))
         assert len(chosen.arrays) == fewest

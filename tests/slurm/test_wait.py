@@ -8,12 +8,13 @@ import pytest
 
 from themis_slurm import wait
 from themis_slurm.dispatcher import LiveShard
-from themis_slurm.errors import SchedulerError, SubmissionRefusedError
+from themis_slurm.errors import SchedulerError, SubmissionLockedError, SubmissionRefusedError
 from themis_slurm.evidence import Cause, Verdict
 from themis_slurm.fleet import Fleet
 from themis_slurm.profile import ClusterProfile
-from themis_slurm.records import SubmissionRecord, read_records
+from themis_slurm.records import SubmissionRecord, read_records, update_record
 from themis_slurm.status import ClusterStatus
+from themis_slurm.submit import submit
 from themis_slurm.wait import Patience, run_until_done
 from themis_slurm.workspace import Workspace
 
@@ -170,8 +171,6 @@ def test_a_cluster_that_takes_nothing_is_an_error(run: Run, fake: Any) -> None:
 def test_shards_that_somebody_else_submitted_are_waited_for(
     run: Run, workspace: Workspace, fleet: Fleet, fake: Any, answer: Answer
 ) -> None:
-    from themis_slurm.submit import submit
-
     submit(workspace, PROFILE, fleet)
     fake.live = {shard: LiveShard(running=True, job="1") for shard in range(6)}
 
@@ -181,3 +180,52 @@ def test_shards_that_somebody_else_submitted_are_waited_for(
 
     assert run(on_status=look).complete
     assert len(fake.submitted) == 1
+
+
+def test_a_submission_without_an_answer_is_not_waited_for_for_ever(
+    run: Run,
+    workspace: Workspace,
+    fleet: Fleet,
+    fake: Any,
+    answer: Answer,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    submit(workspace, PROFILE, fleet)
+    (record,) = read_records(workspace.submissions)
+    update_record(workspace.submissions, record.model_copy(update={"state": "prepared"}))
+    fake.live.clear()
+    monkeypatch.setattr("themis_slurm.submit.VISIBILITY_S", 0.5)
+
+    def work(record: SubmissionRecord) -> None:
+        for shard in record.shards:
+            answer(workspace.bundle, shard)
+
+    fake.on_submit = work
+
+    assert run().complete
+    assert len(fake.submitted) == 2
+
+
+def test_another_submitter_in_the_middle_is_no_reason_to_stop(
+    run: Run, workspace: Workspace, fake: Any, answer: Answer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls: list[str] = []
+
+    def locked_once(*arguments: Any, **options: Any) -> Any:
+        calls.append("")
+        if len(calls) == 2:
+            raise SubmissionLockedError("Somebody else is submitting this bundle.")
+        return submit(*arguments, **options)
+
+    monkeypatch.setattr(wait, "submit", locked_once)
+
+    def work(record: SubmissionRecord) -> None:
+        if record.number == 2:
+            for shard in record.shards:
+                answer(workspace.bundle, shard)
+        fake.live.clear()
+
+    fake.on_submit = work
+
+    assert run().complete
+    assert len(calls) == 3
