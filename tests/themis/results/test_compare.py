@@ -1,6 +1,7 @@
 import json
 from collections.abc import Callable
 from dataclasses import replace
+from math import erfc
 from pathlib import Path
 from typing import Any
 
@@ -224,6 +225,21 @@ class TestPairing:
         assert (row.baseline_mean, row.treatment_mean, row.delta_mean) == (0.5, 1.0, 0.5)
         assert "unequal_repeats" in row.flags
 
+    def test_what_only_the_treatment_answered_does_not_count_for_it(self, table: Build) -> None:
+        scores = table(
+            [
+                {"model": "base", "prompt": "easy", "item": "1", "value": 1.0},
+                {"model": "new", "prompt": "easy", "item": "1", "value": 0.0},
+                {"model": "new", "prompt": "hard", "item": "1", "value": 1.0},
+                {"model": "base", "prompt": "easy", "item": "2", "value": 1.0},
+                {"model": "new", "prompt": "easy", "item": "2", "value": 1.0},
+            ]
+        )
+
+        row = compare(scores)
+
+        assert (row.pair_count, row.baseline_mean, row.treatment_mean) == (2, 1.0, 0.5)
+
     def test_prompt_variants_can_be_the_arms(self, table: Build) -> None:
         scores = table(
             [
@@ -299,6 +315,34 @@ class TestFamilies:
             assert row.p_value is not None
             assert row.adjusted_p_value == pytest.approx(min(1.0, 8 * row.p_value))
 
+    def test_each_comparison_is_what_it_would_be_alone(self, table: Build) -> None:
+        rng = np.random.default_rng(3)
+        scores = table(
+            [
+                {"model": m, "slice": s, "item": str(i), "value": float(rng.random())}
+                for m in "abc" for s in "xy" for i in range(24)
+            ],
+            item_dimensions={"document": {str(i): str(i // 3) for i in range(24)}},
+        )  # fmt: skip
+
+        for method in ("auto", "sign_flip", "bootstrap", "bca"):
+            together = paired_compare(
+                scores, baseline="a", cluster_by="document", method=method, n_resamples=300
+            )
+            for row in together:
+                (alone,) = paired_compare(
+                    scores.where(scores.slice == scores.slices.index(str(row.keys["slice_id"]))),
+                    baseline="a",
+                    treatment=row.treatment,
+                    cluster_by="document",
+                    method=method,
+                    n_resamples=300,
+                )
+                assert alone.p_value == pytest.approx(row.p_value)
+                assert alone.ci_lower == pytest.approx(row.ci_lower)
+                assert alone.df == pytest.approx(row.df)
+                assert alone.cluster_count == 8
+
     def test_arms_default_as_documented(self, table: Build) -> None:
         scores = table(
             [{"model": m, "item": str(i), "value": float(i % 2)} for m in "cab" for i in range(4)]
@@ -366,6 +410,33 @@ class TestVerdicts:
         assert row.verdict == "equivalent"
         assert row.p_equivalence is not None
         assert row.p_equivalence < 0.01
+
+    def test_equivalence_of_right_and_wrong_rests_on_the_interval_shown(self, pairs: Build) -> None:
+        b, t = [0.0] * 4 + [1.0] * 2 + [1.0] * 34, [1.0] * 4 + [0.0] * 2 + [1.0] * 34
+
+        row = compare(pairs(b, t), margin=0.2, ci_level=0.9)
+        at = compare(pairs(b, t), margin=0.2, ci_level=0.95)
+
+        z = (0.2 - 2 / 42) / (row.stderr or 0)
+        assert at.p_equivalence == pytest.approx(0.5 * erfc(z / 2**0.5))
+        assert row.ci_upper is not None
+        assert (row.ci_upper < 0.2) == (at.verdict == "equivalent")
+
+    def test_the_corrected_p_decides(self, table: Build) -> None:
+        scores = table(
+            [
+                {"model": m, "slice": str(s), "item": str(i), "value": float(v)}
+                for s in range(5)
+                for i in range(30)
+                for m, v in (("base", 0), ("new", i < (6 if s == 0 else 0)))
+            ]
+        )
+
+        plain = paired_compare(scores, baseline="base")[0]
+        corrected = paired_compare(scores, baseline="base", p_value_correction="bonferroni")[0]
+
+        assert plain.p_value == corrected.p_value == pytest.approx(2 / 2**6 / 2)
+        assert (plain.verdict, corrected.verdict) == ("better", "inconclusive")
 
     def test_a_losing_treatment_is_worse_and_may_be_inferior(self, pairs: Build) -> None:
         row = compare(pairs([1.0] * 40, [0.0] * 20 + [1.0] * 20), margin=0.1)

@@ -34,6 +34,10 @@ class TestMacro:
         assert macro.mean == pytest.approx(0.6625)
         assert macro.stderr == pytest.approx(0.11173312994829387)
         assert macro.method == "stratified_t"
+        parts = aggregate(scores, ["slice_id"])
+        variances = [(row.stderr or 0) ** 2 for row in parts]
+        spread = sum(v**2 / (row.df or 0) for v, row in zip(variances, parts, strict=True))
+        assert macro.df == pytest.approx(sum(variances) ** 2 / spread)
         assert micro.mean == pytest.approx(0.6911764705882353)
         assert macro.item_count == micro.item_count == 17
 
@@ -82,6 +86,7 @@ class TestLeaderboard:
         assert rows[4].behind is None
         assert rows[2].behind is not None
         assert rows[2].behind.delta_mean == pytest.approx(-50 / 80)
+        assert (rows[2].behind.adjustment_method, rows[2].behind.family_size) == ("holm", 3)
         assert rows[2].to_dict()["behind_first"]["baseline"] == "good"
 
     def test_each_group_has_its_own_ranking(self, table: Build) -> None:

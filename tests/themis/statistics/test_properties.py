@@ -132,6 +132,14 @@ class TestSignFlip:
         assert result == again
         assert result.p_value == pytest.approx(t_p, abs=0.02)
 
+    def test_sampled_totals_that_differ_by_rounding_are_ties(self) -> None:
+        balanced = np.pi / 10 * np.repeat([1.0, -1.0, 0.3, -0.3], 9)
+
+        result = sign_flip(balanced, n_resamples=500)
+
+        assert not result.exact
+        assert result.p_value == 1
+
     def test_a_sampled_p_is_never_zero(self) -> None:
         p = sampled_p_values(np.ones((60, 1)) + np.pi / 1e3, 99, seed=0)
 

@@ -72,6 +72,11 @@ class TestFile:
         assert index["scores"][0] == [item.scores[0].value for item in items]
         assert sum(index["failed"]) == sum(item.failed for item in items) == 1
 
+    def test_packing_does_not_write_the_time(self, items: tuple[ItemDetail, ...]) -> None:
+        (head, *_) = re.findall(r'id="[^"]+">([^<]+)<', pack_items(items, 5).scripts)
+
+        assert b64decode(head)[4:8] == b"\0\0\0\0"
+
     def test_a_lone_surrogate_in_an_output_survives(self) -> None:
         packed = pack_items([ItemDetail("s", "m", "p", "1", output="bad \ud800 end")], 5)
 

@@ -126,7 +126,7 @@ class TestLatex:
         assert r"50\% \textless{}b\textgreater{}\textbar{}\$\&\textbackslash{}\{x\}" in text
         assert text.count(r"\toprule") == text.count(r"\bottomrule") == 4
         body = [line for line in text.splitlines() if not line.startswith("%")]
-        assert not re.search(r"(?<!\\)[%$#]", "\n".join(body))
+        assert not re.search(r"(?<!\\)[%$#_]", "\n".join(body))
 
 
 class TestFiles:
