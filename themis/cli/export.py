@@ -88,6 +88,29 @@ def evaluation(
     _tell(exported, as_json=as_json)
 
 
+@command.command()
+@click.argument("bundle", type=DIRECTORY)
+@_out
+@_shard_items
+@click.option("--results", type=DIRECTORY, help="Where the results are, if not in the bundle.")
+@json_option
+def remaining(
+    bundle: Path, out: Path, shard_items: int, results: Path | None, *, as_json: bool
+) -> None:
+    """Write the items of BUNDLE that have no final result as a new bundle.
+
+    Use it to spread a slow shard over more tasks. The results of both bundles can be imported,
+    in any order; each item counts once. No project is needed.
+
+    \b
+    Example:
+        themis export remaining my-bundle --out my-rest --shard-items 50
+    """
+    from themis.handoff.export import export_remaining
+
+    _tell(export_remaining(bundle, out, results=results, shard_items=shard_items), as_json=as_json)
+
+
 def _tell(exported: object, *, as_json: bool) -> None:
     from themis.handoff.export import Exported
 

@@ -19,12 +19,26 @@ from themis.cli.options import (
 @click.option("--results", type=DIRECTORY, help="Where the results are, if not in the bundle.")
 @click.option("--allow-partial", is_flag=True, help="Store what is there; the rest stays open.")
 @click.option("--dry-run", is_flag=True, help="Verify and count, store nothing.")
+@click.option(
+    "--resolve",
+    type=click.Choice(["refuse", "first"]),
+    default="refuse",
+    show_default=True,
+    help="For items with several different answers.",
+)
+@click.option(
+    "--quarantine",
+    type=DIRECTORY,
+    help="Put result files with refused records here, and import what proves itself.",
+)
 @project_option
 @json_option
 def command(
     bundle: Path,
     results: Path | None,
     project: Path | None,
+    resolve: str,
+    quarantine: Path | None,
     *,
     allow_partial: bool,
     dry_run: bool,
@@ -43,7 +57,13 @@ def command(
 
     with project_store(project) as store:
         report = import_results(
-            store, bundle, results=results, allow_partial=allow_partial, dry_run=dry_run
+            store,
+            bundle,
+            results=results,
+            allow_partial=allow_partial,
+            dry_run=dry_run,
+            resolve="first" if resolve == "first" else "refuse",
+            quarantine=quarantine,
         )
     counts = report.census.counts
     if as_json:
@@ -70,4 +90,7 @@ def command(
         )
         for conflict in report.conflicts:
             click.echo(f"differs from the stored answer, which was kept: {conflict}", err=True)
+    if report.census.refused and quarantine is not None:
+        click.echo(f"refused records and reasons: {quarantine}", err=True)
+        finish(3)
     finish(1 if counts["missing"] else 0)

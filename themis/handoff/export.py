@@ -14,7 +14,16 @@ from themis.handoff.session import Session
 from themis.planning.planner import CHARACTERS_PER_TOKEN, PlannedTrial
 from themis.storage.ledger import record_export
 from themis.storage.plans import Run, ScorePass
-from themis_bundles import BundleInfo, BundleWriter, GroupSpec
+from themis_bundles import (
+    Bundle,
+    BundleInfo,
+    BundleWriter,
+    GroupEntry,
+    GroupSpec,
+    Item,
+    finished,
+    shard_state,
+)
 
 DEFAULT_SHARD_ITEMS = 512
 """Items per shard when the user names no size."""
@@ -86,6 +95,75 @@ def export_evaluation(
         write=lambda writer, items: _write_evaluation(session, writer, items),
         shard_items=shard_items,
     )
+
+
+def export_remaining(
+    old: Path,
+    out: Path,
+    *,
+    results: Path | None = None,
+    shard_items: int = DEFAULT_SHARD_ITEMS,
+) -> Exported | None:
+    """Write the items of a bundle that have no final result as a new bundle.
+
+    The results of both can be imported in any order: an item has one record either way. No
+    store is needed, so this also works on the cluster's side of an air gap.
+
+    Args:
+        old: The bundle.
+        out: Where the new bundle goes; must not exist, or be an empty directory.
+        results: Where the old bundle's results are, when not inside it.
+        shard_items: The most items of a shard of the new bundle.
+
+    Returns:
+        The new bundle, or None when nothing is left; then nothing was written.
+
+    Raises:
+        BundleError: The old bundle is damaged, or `out` cannot take a bundle.
+    """
+    bundle = Bundle.open(old, results=results)
+    left = _unfinished(bundle)
+    first = next(left, None)
+    if first is None:
+        return None
+    manifest = bundle.manifest
+    info = BundleInfo(
+        stage=manifest.stage,
+        run_id=manifest.run_id,
+        created_for=manifest.created_for.model_dump(),
+        date=manifest.date,
+        required_plugins=tuple((plugin.id, plugin.version) for plugin in manifest.required_plugins),
+    )
+    count = 0
+    group: GroupEntry | None = None
+    with BundleWriter(out, info, shard_items=shard_items) as writer:
+        # All of them and in their order, so that the items' references stay right.
+        for component in bundle.components():
+            writer.component(component.kind, component.body)
+        for entry, item in _chain(first, left):
+            if entry is not group:
+                group = entry
+                writer.start_group(
+                    GroupSpec(entry.model, entry.provider, entry.model_id, entry.requirements)
+                )
+            body = {key: value for key, value in item.body.items() if key != "seq"}
+            # The cost of an item is not kept item by item; its length stands for it.
+            writer.add(body, prompt_tokens=len(item.line) // CHARACTERS_PER_TOKEN, max_new_tokens=0)
+            count += 1
+    shards = sum(len(entry.shards) for entry in writer.manifest.groups)
+    return Exported(path=out, digest=writer.digest, items=count, shards=shards)
+
+
+def _unfinished(bundle: Bundle) -> Iterator[tuple[GroupEntry, Item]]:
+    """Yield the items without a final result, each with its group."""
+    for shard in bundle.shards:
+        if shard_state(bundle, shard.index).done:
+            continue
+        done = finished(bundle, shard.index)
+        group = bundle.group_of(shard.index)
+        for item in bundle.iter_items(shard.index):
+            if item.seq not in done:
+                yield group, item
 
 
 def _export(

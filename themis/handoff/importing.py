@@ -14,10 +14,11 @@ import hashlib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from themis import identity
 from themis.errors import ErrorCode, ImportRefusedError, ThemisError
+from themis.handoff.quarantine import set_aside
 from themis.storage import projections
 from themis.storage.ledger import (
     ExportedBundle,
@@ -29,8 +30,13 @@ from themis.storage.ledger import (
 )
 from themis.storage.plans import MODEL_ERROR, OK, Run, find_run
 from themis.storage.store import Store
-from themis_bundles import Bundle, Census, Chosen, chosen, verify
+from themis_bundles import Bundle, Census, Chosen, Problem, chosen, verify
 from themis_bundles.attempts import AttemptReader
+
+Resolve = Literal["refuse", "first"]
+
+PROBLEMS_SHOWN = 20
+"""Problems that a refusal lists; `themis verify --json` has all of them."""
 
 
 class IncompleteResultsError(ThemisError):
@@ -67,6 +73,8 @@ def import_results(
     results: Path | None = None,
     allow_partial: bool = False,
     dry_run: bool = False,
+    resolve: Resolve = "refuse",
+    quarantine: Path | None = None,
 ) -> ImportReport:
     """Verify the results of a bundle and write them to the store.
 
@@ -76,6 +84,10 @@ def import_results(
         results: Where its results are, when not inside it.
         allow_partial: Import what is there, and leave the rest open.
         dry_run: Verify and count only.
+        resolve: What to do with items that have several different answers: refuse the import,
+            or take the first by the format's rule, which does not depend on the order of files.
+        quarantine: A directory that gets the result files with refused records, and the
+            reasons; what proves itself is then imported without them.
 
     Raises:
         BundleError: The bundle itself is damaged.
@@ -85,7 +97,11 @@ def import_results(
     """
     bundle = Bundle.open(path, results=results)
     census = verify(bundle)
-    _refuse_bad_records(path, census)
+    refused = _refused_problems(census, resolve)
+    if refused and quarantine is not None:
+        set_aside(bundle, refused, quarantine)
+    elif refused:
+        raise _refusal(path, census, refused)
     missing = census.counts["missing"]
     if missing and not allow_partial:
         raise IncompleteResultsError(
@@ -103,7 +119,8 @@ def import_results(
         exported = _adopt(store, bundle, run)
     totals = _Totals()
     for shard in bundle.shards:
-        _import_shard(store, bundle, shard.index, run, exported, totals, trusted=known)
+        entries = chosen(bundle, shard.index, resolve=resolve)
+        _import_shard(store, bundle, shard.index, entries, run, exported, totals, trusted=known)
     return _report(bundle, run, census, totals, dry_run=False)
 
 
@@ -133,14 +150,19 @@ def _report(
     )
 
 
-def _refuse_bad_records(path: Path, census: Census) -> None:
-    if not census.refused:
-        return
-    shown = [str(problem) for problem in census.problems[:20]]
-    more = len(census.problems) - len(shown)
-    if more > 0:
-        shown.append(f"… and {more} more")
-    raise ImportRefusedError(
+def _refused_problems(census: Census, resolve: Resolve) -> list[Problem]:
+    """Return the problems that stand against an import."""
+    harmless = ("note", "conflict") if resolve == "first" else ("note",)
+    return [problem for problem in census.problems if problem.kind not in harmless]
+
+
+def _refusal(path: Path, census: Census, refused: list[Problem]) -> ImportRefusedError:
+    shown = [str(problem) for problem in refused[:PROBLEMS_SHOWN]]
+    if len(refused) > PROBLEMS_SHOWN:
+        shown.append(f"… and {len(refused) - PROBLEMS_SHOWN} more")
+    if any(problem.kind == "conflict" for problem in refused):
+        shown.append("Different answers to one item: --resolve first takes one by a fixed rule.")
+    return ImportRefusedError(
         "\n  ".join((f"{path}: the results do not prove what they claim:", *shown)),
         code=ErrorCode.SCHEMA_MISMATCH,
         details={"counts": dict(census.counts)},
@@ -167,13 +189,14 @@ def _import_shard(
     store: Store,
     bundle: Bundle,
     shard: int,
+    entries: Iterable[Chosen],
     run: Run,
     exported: ExportedBundle,
     totals: _Totals,
     *,
     trusted: bool,
 ) -> None:
-    answered = [entry for entry in chosen(bundle, shard) if entry.record is not None]
+    answered = [entry for entry in entries if entry.record is not None]
     if not answered:
         return
     result_digest = hashlib.sha256(

@@ -11,13 +11,14 @@ import zstandard
 
 from themis.errors import ImportRefusedError, SpecValidationError
 from themis.generation.worker import WorkOptions, work_shard
-from themis.handoff.export import export_evaluation, export_generation
+from themis.handoff.export import export_evaluation, export_generation, export_remaining
 from themis.handoff.importing import IncompleteResultsError, import_results
 from themis.handoff.register import register_plan
 from themis.handoff.scoring import score_pending
 from themis.handoff.session import Session
 from themis.storage import open_store
 from themis.storage.plans import Run
+from themis.storage.projections import event_record
 from themis.storage.tables import read_scores
 from themis_bundles import Bundle, canonical_json
 
@@ -100,8 +101,13 @@ def test_a_flipped_bit_in_a_result_is_refused_and_nothing_is_stored(
     assert events(session) == 0
 
 
-def forge(path: Path, change: Callable[[list[dict[str, Any]]], None]) -> None:
-    """Rewrite the records of a result file in frames that are sound in themselves."""
+def forge(
+    path: Path, change: Callable[[list[dict[str, Any]]], None], *, unfinished: bool = False
+) -> None:
+    """Rewrite the records of a result file in frames that are sound in themselves.
+
+    An unfinished one ends before its footer, as after a kill.
+    """
     blob = path.read_bytes()
     frames = []
     while blob:
@@ -109,6 +115,8 @@ def forge(path: Path, change: Callable[[list[dict[str, Any]]], None]) -> None:
         frames.append([json.loads(line) for line in inflater.decompress(blob).splitlines()])
         blob = inflater.unused_data
     change([line for frame in frames for line in frame if "seq" in line])
+    if unfinished:
+        frames.pop()
     compressor = zstandard.ZstdCompressor(write_checksum=True, write_content_size=True)
     texts = (b"".join(canonical_json(line) + b"\n" for line in frame) for frame in frames)
     path.write_bytes(b"".join(map(compressor.compress, texts)))
@@ -272,3 +280,93 @@ def test_an_edited_manifest_is_refused(exported: tuple[Session, Run, Path]) -> N
         import_results(session.store, bundle)
 
     assert events(session) == 0
+
+
+def test_the_rest_of_a_bundle_can_be_done_in_other_shards_and_each_item_counts_once(
+    exported: tuple[Session, Run, Path], tmp_path: Path
+) -> None:
+    session, _, bundle = exported
+    work_shard(bundle, 0, OPTIONS)
+
+    rest = export_remaining(bundle, tmp_path / "rest", shard_items=2)
+    assert rest is not None
+    work(rest.path)
+    first = import_results(session.store, rest.path)
+    second = import_results(session.store, bundle, allow_partial=True)
+    work(bundle)
+    third = import_results(session.store, bundle)
+
+    assert (rest.items, rest.shards) == (7, 4)
+    assert (first.stored, second.stored) == (7, 5)
+    assert (third.stored, third.held) == (0, 7)
+    assert events(session) == ITEMS
+    assert export_remaining(bundle, tmp_path / "nothing") is None
+    assert not (tmp_path / "nothing").exists()
+
+
+def test_quarantine_takes_what_is_refused_and_imports_the_rest(
+    exported: tuple[Session, Run, Path], tmp_path: Path
+) -> None:
+    session, _, bundle = exported
+    work(bundle)
+    path = next((bundle / "results" / "00000").glob("*.zst"))
+    forge(path, swap_answers)
+
+    report = import_results(
+        session.store, bundle, allow_partial=True, quarantine=tmp_path / "quarantine"
+    )
+
+    folder = tmp_path / "quarantine" / report.bundle[:12]
+    reasons = [json.loads(line) for line in (folder / "problems.jsonl").read_text().splitlines()]
+    assert {reason["kind"] for reason in reasons} >= {"mismatched"}
+    assert (folder / "results" / "00000" / path.name).read_bytes() == path.read_bytes()
+    assert report.stored == ITEMS - 2
+    assert events(session) == ITEMS - 2
+
+
+def test_a_damaged_bundle_is_never_imported_around(
+    exported: tuple[Session, Run, Path], tmp_path: Path
+) -> None:
+    session, _, bundle = exported
+    work(bundle)
+    path = bundle / "data" / "items" / "00000.jsonl.zst"
+    data = bytearray(path.read_bytes())
+    data[40] ^= 1
+    path.write_bytes(data)
+
+    with pytest.raises(Exception, match=r"items/00000"):
+        import_results(
+            session.store, bundle, allow_partial=True, quarantine=tmp_path / "quarantine"
+        )
+
+    assert events(session) == 0
+
+
+def answer_differently(records: list[dict[str, Any]]) -> None:
+    records[0]["record"]["text"] = "another answer"
+
+
+def test_different_answers_to_one_item_are_a_conflict_for_a_person(
+    exported: tuple[Session, Run, Path],
+) -> None:
+    session, _, bundle = exported
+    work_shard(bundle, 0, OPTIONS)
+    folder = bundle / "results" / "00000"
+    (first,) = folder.glob("*.zst")
+    kept = first.read_bytes()
+    for path in folder.iterdir():
+        path.unlink()
+    work_shard(bundle, 0, OPTIONS)
+    (second,) = folder.glob("*.zst")
+    (folder / first.name).write_bytes(kept)
+    forge(second, answer_differently, unfinished=True)
+    for receipt in folder.glob("*.json"):
+        receipt.unlink()
+
+    with pytest.raises(ImportRefusedError, match="--resolve first"):
+        import_results(session.store, bundle, allow_partial=True)
+    report = import_results(session.store, bundle, allow_partial=True, resolve="first")
+
+    assert report.stored == 5
+    (event,) = session.store.db.execute("SELECT event FROM candidates LIMIT 1").fetchone()
+    assert event_record(session.store, event)["text"] != "another answer"
