@@ -16,11 +16,12 @@ from themis.handoff.importing import IncompleteResultsError, import_results
 from themis.handoff.register import register_plan
 from themis.handoff.scoring import score_pending
 from themis.handoff.session import Session
+from themis.records.score_table import ScoreStatus
 from themis.storage import open_store
 from themis.storage.plans import Run
 from themis.storage.projections import event_record
-from themis.storage.tables import read_scores
-from themis_bundles import Bundle, canonical_json
+from themis.storage.tables import iter_candidates, read_scores
+from themis_bundles import Bundle, ResultWriter, canonical_json
 
 Make = Callable[..., Session]
 
@@ -370,3 +371,66 @@ def test_different_answers_to_one_item_are_a_conflict_for_a_person(
     assert report.stored == 5
     (event,) = session.store.db.execute("SELECT event FROM candidates LIMIT 1").fetchone()
     assert event_record(session.store, event)["text"] != "another answer"
+
+
+def fail(bundle: Path, shard: int, kind: str) -> None:
+    """Give every item of a shard an error, as a worker would."""
+    opened = Bundle.open(bundle)
+    error = {"kind": kind, "code": "provider_unavailable", "message": "no", "retryable": False}
+    writer = ResultWriter(opened, shard, f"failing-{shard}", header={"engine": "none"})
+    for item in opened.iter_items(shard):
+        writer.append(item.seq, item.sha256, "error", {"error": error, "latency_ms": 1.0})
+    writer.close("complete" if kind == "model" else "failed", "failing")
+
+
+def test_failed_items_are_imported_as_failures_exported_again_and_cleared_by_success(
+    exported: tuple[Session, Run, Path], tmp_path: Path
+) -> None:
+    session, run, bundle = exported
+    for shard in Bundle.open(bundle).shards:
+        fail(bundle, shard.index, "model")
+
+    failed = import_results(session.store, bundle)
+    table = read_scores(session.store, run)
+    nothing = export_generation(session, run, tmp_path / "nothing")
+    again = export_generation(session, run, tmp_path / "again", include_failed=True)
+
+    assert failed.census.counts["model_error"] == failed.stored == ITEMS
+    assert (table.status == ScoreStatus.GENERATION_FAILED).all()
+    assert nothing is None
+    assert again is not None
+    assert again.items == ITEMS
+    work(again.path)
+    assert import_results(session.store, again.path).stored == ITEMS
+    assert score_pending(session, run) == ITEMS
+    assert read_scores(session.store, run).scored.all()
+    assert not list(iter_candidates(session.store, run, failed_only=True))
+
+
+def test_a_failure_of_the_machine_stays_open_without_being_asked(
+    exported: tuple[Session, Run, Path], tmp_path: Path
+) -> None:
+    session, run, bundle = exported
+    fail(bundle, 0, "infra")
+    import_results(session.store, bundle, allow_partial=True)
+
+    again = export_generation(session, run, tmp_path / "again")
+
+    assert again is not None
+    assert again.items == ITEMS
+
+
+def test_a_late_failure_never_replaces_an_answer(
+    exported: tuple[Session, Run, Path], tmp_path: Path
+) -> None:
+    session, run, bundle = exported
+    shutil.copytree(bundle, tmp_path / "late")
+    work(bundle)
+    import_results(session.store, bundle)
+    for shard in Bundle.open(tmp_path / "late").shards:
+        fail(tmp_path / "late", shard.index, "model")
+
+    late = import_results(session.store, tmp_path / "late")
+
+    assert (late.stored, late.held) == (0, ITEMS)
+    assert not list(iter_candidates(session.store, run, failed_only=True))
