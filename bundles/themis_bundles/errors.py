@@ -6,7 +6,9 @@
     ├── BundleInvalidError    the bytes break the format; carries every problem found
     ├── BundleExistsError     something lies where a new bundle or file was to be written
     ├── BundleWriteError      the file system refused a write (full disk, quota, I/O error)
-    └── RecordRefusedError    a record cannot be carried by the format
+    ├── RecordRefusedError    a record cannot be carried by the format
+    ├── SignatureRefusedError no signature of a bundle satisfies the verifier
+    └── SignatureToolError    ssh-keygen is missing, too old, or would not sign
 
 `exit_code` is what a command line exits with: 2 for bad input, 3 when a verification was
 refused, 4 when the environment is at fault.
@@ -119,3 +121,28 @@ class RecordRefusedError(BundleError, ValueError):
     def __str__(self) -> str:
         """Name the item and the rule."""
         return f"the record of item {self.seq} cannot be written: {self.reason}"
+
+
+class SignatureRefusedError(BundleError):
+    """No signature of a bundle satisfies the verifier.
+
+    Attributes:
+        path: The bundle.
+        reasons: What is wrong with each signature that was found.
+    """
+
+    def __init__(self, path: Path, reasons: tuple[str, ...]) -> None:
+        super().__init__(path, reasons)
+        self.path = path
+        self.reasons = reasons
+
+    def __str__(self) -> str:
+        """Name the bundle, then each signature on its own line."""
+        found = self.reasons or ("it is not signed",)
+        return "\n  ".join((f"{self.path} has no signature of an allowed signer:", *found))
+
+
+class SignatureToolError(BundleError):
+    """The tool ssh-keygen is missing, too old, or would not sign."""
+
+    exit_code = 4

@@ -1,0 +1,210 @@
+"""Signatures are made and judged by the real ssh-keygen."""
+
+import os
+import shutil
+import subprocess
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from themis_bundles import Bundle
+from themis_bundles.errors import SignatureRefusedError, SignatureToolError
+from themis_bundles.signatures import check_signatures, require_signature, sign
+
+Require = Callable[[object, str], None]
+
+
+@dataclass
+class Keys:
+    folder: Path
+
+    def make(self, name: str, kind: str = "ed25519") -> Path:
+        path = self.folder / name
+        command = ("ssh-keygen", "-q", "-t", kind, "-N", "", "-C", name, "-f", path)
+        subprocess.run(command, check=True)
+        return path
+
+    def allow(self, *lines: tuple[str, Path, str]) -> Path:
+        path = self.folder / "allowed_signers"
+        path.write_text(
+            "".join(
+                f"{who} {options} {key.with_suffix('.pub').read_text()}"
+                for who, key, options in lines
+            )
+        )
+        return path
+
+
+@pytest.fixture
+def keys(tmp_path: Path, require: Require) -> Keys:
+    require(shutil.which("ssh-keygen"), "ssh-keygen is not installed")
+    folder = tmp_path / "keys"
+    folder.mkdir()
+    return Keys(folder)
+
+
+@pytest.mark.parametrize("kind", ["ed25519", "ecdsa", "rsa"])
+def test_a_signature_names_its_signer(bundle: Bundle, keys: Keys, kind: str) -> None:
+    key = keys.make("me", kind)
+    path = sign(bundle.path, key)
+
+    found = require_signature(bundle.path, keys.allow(("me@example.org", key, "")))
+
+    assert path.parent == bundle.path / "signatures"
+    assert (found.principal, found.path) == ("me@example.org", f"signatures/{path.name}")
+    command = ("ssh-keygen", "-lf", key.with_suffix(".pub"))
+    listed = subprocess.run(command, check=True, capture_output=True, text=True)
+    assert found.fingerprint in listed.stdout
+
+
+def test_anybody_can_repeat_the_check_without_themis(bundle: Bundle, keys: Keys) -> None:
+    key = keys.make("me")
+    path = sign(bundle.path, key)
+    allowed = keys.allow(("me", key, ""))
+
+    with (bundle.path / "tagmanifest-sha256.txt").open("rb") as data:
+        command = ("ssh-keygen", "-Y", "verify", "-f", allowed, "-I", "me", "-n", "themis-bundle")
+        done = subprocess.run((*command, "-s", path), stdin=data, check=False)
+
+    assert done.returncode == 0
+
+
+def test_what_ssh_keygen_signs_is_taken(bundle: Bundle, keys: Keys) -> None:
+    key = keys.make("me")
+    command = ("ssh-keygen", "-q", "-Y", "sign", "-n", "themis-bundle", "-f", key)
+    subprocess.run((*command, bundle.path / "tagmanifest-sha256.txt"), check=True)
+    (bundle.path / "signatures").mkdir()
+    (bundle.path / "tagmanifest-sha256.txt.sig").rename(bundle.path / "signatures/by-hand.sig")
+
+    found = require_signature(bundle.path, keys.allow(("me", key, "")))
+
+    assert found.path == "signatures/by-hand.sig"
+
+
+def test_several_people_can_sign_and_one_is_enough(bundle: Bundle, keys: Keys) -> None:
+    one, two = keys.make("one"), keys.make("two")
+    sign(bundle.path, one)
+    sign(bundle.path, two)
+    sign(bundle.path, two)
+
+    found = check_signatures(bundle.path, keys.allow(("two", two, "")))
+
+    assert sorted(s.principal or "" for s in found) == ["", "two"]
+    assert require_signature(bundle.path, keys.allow(("two", two, ""))).principal == "two"
+
+
+class TestRefused:
+    """Anything but an allowed signature over these bytes proves nothing."""
+
+    def refusal(self, bundle: Bundle, allowed: Path) -> str:
+        with pytest.raises(SignatureRefusedError) as caught:
+            require_signature(bundle.path, allowed)
+        return str(caught.value)
+
+    def test_no_signature(self, bundle: Bundle, keys: Keys) -> None:
+        allowed = keys.allow(("me", keys.make("me"), ""))
+
+        assert "it is not signed" in self.refusal(bundle, allowed)
+
+    def test_a_changed_bundle(self, bundle: Bundle, keys: Keys) -> None:
+        key = keys.make("me")
+        sign(bundle.path, key)
+        path = bundle.path / "tagmanifest-sha256.txt"
+        path.write_bytes(path.read_bytes().replace(b"0", b"1", 1))
+
+        assert "does not fit the bundle" in self.refusal(bundle, keys.allow(("me", key, "")))
+
+    def test_a_stranger(self, bundle: Bundle, keys: Keys) -> None:
+        sign(bundle.path, keys.make("stranger"))
+        allowed = keys.allow(("me", keys.make("me"), ""))
+
+        assert "is not allowed" in self.refusal(bundle, allowed)
+
+    @pytest.mark.parametrize(
+        "options", ['namespaces="git"', 'valid-before="20200101"', 'valid-after="20990101"']
+    )
+    def test_a_signer_for_something_else_or_another_time(
+        self, bundle: Bundle, keys: Keys, options: str
+    ) -> None:
+        key = keys.make("me")
+        sign(bundle.path, key)
+
+        assert "signatures/" in self.refusal(bundle, keys.allow(("me", key, options)))
+
+    def test_a_signature_for_another_purpose(self, bundle: Bundle, keys: Keys) -> None:
+        key = keys.make("me")
+        command = ("ssh-keygen", "-q", "-Y", "sign", "-n", "git", "-f", key)
+        data = (bundle.path / "tagmanifest-sha256.txt").read_bytes()
+        done = subprocess.run(command, input=data, capture_output=True, check=True)
+        (bundle.path / "signatures").mkdir()
+        (bundle.path / "signatures/git.sig").write_bytes(done.stdout)
+
+        assert "does not fit the bundle" in self.refusal(bundle, keys.allow(("me", key, "")))
+
+    def test_every_flipped_byte_of_a_signature(self, bundle: Bundle, keys: Keys) -> None:
+        key = keys.make("me")
+        path = sign(bundle.path, key)
+        good = path.read_bytes()
+        allowed = keys.allow(("me", key, ""))
+
+        for place in range(0, len(good) - 1, 7):
+            flipped = good[place] ^ 2
+            path.write_bytes(good[:place] + bytes([flipped]) + good[place + 1 :])
+            assert path.name in self.refusal(bundle, allowed)
+
+    @pytest.mark.parametrize("data", [b"", b"junk", b"\xff" * 40, b"x" * 70_000])
+    def test_a_file_that_is_no_signature(self, bundle: Bundle, keys: Keys, data: bytes) -> None:
+        (bundle.path / "signatures").mkdir()
+        (bundle.path / "signatures/x.sig").write_bytes(data)
+        allowed = keys.allow(("me", keys.make("me"), ""))
+
+        assert "not a signature" in self.refusal(bundle, allowed)
+
+    def test_a_link_to_a_signature(self, bundle: Bundle, keys: Keys, tmp_path: Path) -> None:
+        key = keys.make("me")
+        path = sign(bundle.path, key)
+        path.rename(tmp_path / "aside.sig")
+        path.symlink_to(tmp_path / "aside.sig")
+
+        assert "not a signature" in self.refusal(bundle, keys.allow(("me", key, "")))
+
+    def test_a_list_of_signers_that_the_bundle_brings(self, bundle: Bundle, keys: Keys) -> None:
+        key = keys.make("me")
+        sign(bundle.path, key)
+        inside = keys.allow(("me", key, "")).rename(bundle.path / "signatures/allowed_signers")
+
+        with pytest.raises(ValueError, match="lies in the bundle"):
+            require_signature(bundle.path, inside)
+
+
+class TestTool:
+    """Without a usable ssh-keygen the message says what is needed."""
+
+    @pytest.mark.parametrize("words", ["unknown option -- Y", "illegal option -- Y"])
+    def test_an_old_ssh_keygen(
+        self, bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, words: str
+    ) -> None:
+        tool = tmp_path / "bin/ssh-keygen"
+        tool.parent.mkdir()
+        tool.write_text(f"#!/bin/sh\necho 'ssh-keygen: {words}' >&2\nexit 1\n")
+        tool.chmod(0o755)
+        monkeypatch.setenv("PATH", f"{tool.parent}{os.pathsep}{os.environ['PATH']}")
+
+        with pytest.raises(SignatureToolError, match=r"OpenSSH 8\.2 or newer"):
+            sign(bundle.path, tmp_path / "key")
+
+    def test_no_ssh_keygen(
+        self, bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setenv("PATH", str(tmp_path))
+
+        with pytest.raises(SignatureToolError, match="need ssh-keygen"):
+            sign(bundle.path, tmp_path / "key")
+
+    def test_a_key_that_is_not_there(self, bundle: Bundle, keys: Keys) -> None:
+        with pytest.raises(SignatureToolError, match="cannot sign with"):
+            sign(bundle.path, keys.folder / "nothing")
+
+        assert not (bundle.path / "signatures").exists()
