@@ -14,7 +14,7 @@ from themis.results.moments import LEAST, known
 from themis.statistics.arrays import FloatArray
 from themis.statistics.means import macro_mean, t_interval
 
-_ABOUT_ONE_SLICE = {"too_few_items", "degenerate"}
+_ABOUT_ONE_SLICE = {"too_few_items", "degenerate", "no_scores"}
 
 
 def macro_average(rows: Sequence[AggregateRow], over: str = "slice_id") -> list[AggregateRow]:

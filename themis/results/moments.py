@@ -206,14 +206,15 @@ def mean_intervals(
             tuple(
                 flag
                 for flag, on in (
-                    ("too_few_items", not items),
+                    ("no_scores", items == 0),
+                    ("too_few_items", items == 1),
                     ("degenerate", same),
                     ("few_clusters", sparse),
                 )
                 if on
             )
             for items, same, sparse in zip(
-                (moments.n >= LEAST).tolist(), flat.tolist(), few.tolist(), strict=True
+                moments.n.tolist(), flat.tolist(), few.tolist(), strict=True
             )
         ],
     )

@@ -68,6 +68,7 @@ class TestCounts:
         assert [row.keys["model_id"] for row in rows] == ["a", "b"]
         assert rows[1].mean is None
         assert rows[1].method == "none"
+        assert rows[1].flags == ("no_scores",)
         assert (rows[1].n_planned, rows[1].n_missing) == (1, 1)
         assert (rows[1].bound_lower, rows[1].bound_upper) == (0.0, 1.0)
 

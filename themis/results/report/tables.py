@@ -4,14 +4,18 @@ Terminal, Markdown and LaTeX all print these, so they agree to the letter. A key
 one value throughout a table is said once, under it, instead of in a column.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import TypeAlias, TypeVar
 
 from themis.results.aggregate import AggregateRow
 from themis.results.compare import PairedRow
 from themis.results.leaderboard import LeaderboardRow
 from themis.results.report import numbers
 from themis.results.report.data import CensusRow, ReportData
+
+Row = TypeVar("Row")
+_Field: TypeAlias = tuple["Column", Callable[[Row], str]]
 
 FLAG_MEANINGS: Mapping[str, str] = {
     "degenerate": "the scores (or differences) do not vary, so there is no interval",
@@ -20,6 +24,7 @@ FLAG_MEANINGS: Mapping[str, str] = {
     "low_information": "fewer than 6 items differ: no exact test can reach .05",
     "mc_floor": "too few draws for p to survive the correction of this family",
     "no_pairs": "no item has a score from both",
+    "no_scores": "no item has a score",
     "slice_without_scores": "a slice without any score is left out",
     "too_few_items": "fewer than two items, so nothing can be said about spread",
     "unequal_repeats": "some items were scored more often than others",
@@ -101,97 +106,92 @@ def census_table(rows: Sequence[CensusRow], title: str = "Census") -> TextTable:
 def aggregate_table(rows: Sequence[AggregateRow], title: str = "Scores") -> TextTable:
     """Lay out means with intervals and with what is absent."""
     keys = _Keys.of([row.keys for row in rows])
-    absent = any(row.n_scored < row.n_planned for row in rows)
-    columns = [*keys.columns, Column("mean", numeric=True), Column(_level(rows), numeric=True)]
-    columns.append(Column("scored", numeric=True))
-    if absent:
-        columns += [
-            Column("bounds", numeric=True),
-            Column("failed=0", numeric=True, optional=True),
-            Column("failed", numeric=True, optional=True),
-            Column("missing", numeric=True, optional=True),
+    methods = sorted({row.method for row in rows} - {"none"})
+    fields: list[_Field[AggregateRow]] = [
+        _number("mean", lambda row: numbers.score(row.mean) + _marks(row.flags)),
+        _number(_level(rows), lambda row: numbers.interval(row.ci_lower, row.ci_upper)),
+        _number(
+            "scored", lambda row: f"{numbers.count(row.n_scored)}/{numbers.count(row.n_planned)}"
+        ),
+    ]
+    estimators = ", ".join(sorted({row.estimator for row in rows}))
+    notes = [*keys.notes, f"{estimators} over scored items; interval: {_listed(methods)}."]
+    if any(row.item_count != row.n_scored for row in rows):
+        fields.append(_number("items", lambda row: numbers.count(row.item_count)))
+        notes.append("items were answered several times: averaged first, so each counts once.")
+    if any(row.n_scored < row.n_planned for row in rows):
+        fields += [
+            _number("bounds", lambda row: numbers.interval(row.bound_lower, row.bound_upper)),
+            _number("failed=0", lambda row: numbers.score(row.mean_failed_as_zero), optional=True),
+            _number("failed", lambda row: numbers.count(row.n_failed), optional=True),
+            _number("missing", lambda row: numbers.count(row.n_missing), optional=True),
         ]
-    methods = {row.method for row in rows} - {"none"}
-    if len(methods) > 1:
-        columns.append(Column("method", optional=True))
-    cells = []
-    for row in rows:
-        line = [
-            *keys.cells(row.keys),
-            numbers.score(row.mean) + _marks(row.flags),
-            numbers.interval(row.ci_lower, row.ci_upper),
-            f"{numbers.count(row.n_scored)}/{numbers.count(row.n_planned)}",
-        ]
-        if absent:
-            line += [
-                numbers.interval(row.bound_lower, row.bound_upper),
-                numbers.score(row.mean_failed_as_zero),
-                numbers.count(row.n_failed),
-                numbers.count(row.n_missing),
-            ]
-        if len(methods) > 1:
-            line.append(row.method)
-        cells.append(tuple(line))
-    notes = list(keys.notes)
-    if rows:
-        estimators = sorted({row.estimator for row in rows})
-        named = ", ".join(sorted(methods)) or "none"
-        notes.append(f"{', '.join(estimators)} over scored items; interval: {named}.")
-    if absent:
         notes.append("failed=0 counts failures as 0; bounds score everything absent 0, then 1.")
-    return TextTable(title, tuple(columns), tuple(cells), (*notes, *_legend(rows)))
+    if len(methods) > 1:
+        fields.append((Column("method", optional=True), lambda row: row.method))
+    return TextTable(
+        title,
+        (*keys.columns, *(column for column, _ in fields)),
+        tuple((*keys.cells(row.keys), *(write(row) for _, write in fields)) for row in rows),
+        (*notes, *_legend(rows)) if rows else (),
+    )
 
 
 def paired_table(rows: Sequence[PairedRow], title: str = "Paired differences") -> TextTable:
     """Lay out comparisons: treatment minus baseline, over the items both answered."""
     labels = [_labels(row) for row in rows]
     keys = _Keys.of(labels, always=("treatment",))
-    adjusted = sorted({row.adjustment_method for row in rows} - {"none"})
-    margin = any(row.margin is not None for row in rows)
     methods = sorted({row.method for row in rows} - {"none"})
-    columns = [
-        *keys.columns,
-        Column("pairs", numeric=True),
-        Column("difference", numeric=True),
-        Column(_level(rows), numeric=True),
-        Column("p", numeric=True),
-        *([Column(f"p {'/'.join(adjusted)}", numeric=True)] if adjusted else []),
-        Column("mde", numeric=True, optional=True),
-        *([Column("verdict")] if margin else []),
-        *([Column("method", optional=True)] if len(methods) > 1 else []),
+    adjusted = "/".join(sorted({row.adjustment_method for row in rows} - {"none"}))
+    fields: list[_Field[PairedRow]] = [
+        _number("pairs", lambda row: numbers.count(row.pair_count)),
+        _number("difference", lambda row: numbers.signed(row.delta_mean) + _marks(row.flags)),
+        _number(_level(rows), lambda row: numbers.interval(row.ci_lower, row.ci_upper)),
+        _number("p", lambda row: numbers.p_value(row.p_value)),
     ]
-    cells = [
-        (
-            *keys.cells(label),
-            numbers.count(row.pair_count),
-            numbers.signed(row.delta_mean) + _marks(row.flags),
-            numbers.interval(row.ci_lower, row.ci_upper),
-            numbers.p_value(row.p_value),
-            *([numbers.p_value(row.adjusted_p_value)] if adjusted else []),
-            numbers.score(row.mde),
-            *([row.verdict] if margin else []),
-            *([row.method] if len(methods) > 1 else []),
-        )
-        for label, row in zip(labels, rows, strict=True)
+    notes = [
+        *keys.notes,
+        "Difference: treatment minus baseline, over items that both answered.",
+        *(f"mde: what this many items would have found with power {p:g}." for p in _powers(rows)),
+        f"Test and interval: {_listed(methods)}.",
     ]
-    notes = list(keys.notes)
-    if rows:
-        notes += [
-            "Difference: treatment minus baseline, over items that both answered.",
-            f"mde: what this many items would have found with power {rows[0].power:g}.",
-            f"Test and interval: {', '.join(methods) or 'none'}.",
-        ]
     if adjusted:
-        sizes = sorted({row.family_size for row in rows})
+        fields.append(_number(f"p {adjusted}", lambda row: numbers.p_value(row.adjusted_p_value)))
+        sizes = " or ".join(str(size) for size in sorted({row.family_size for row in rows}))
         joint = any(row.ci_adjust != "none" for row in rows)
         notes.append(
-            f"p {'/'.join(adjusted)} is corrected over {' or '.join(map(str, sizes))} comparisons; "
-            f"intervals are {'simultaneous' if joint else 'per comparison'}."
+            f"p {adjusted} is corrected over {sizes} comparisons; intervals are "
+            f"{'simultaneous' if joint else 'per comparison'}."
         )
-    strong = frozenset(
-        place for place, row in enumerate(rows) if row.verdict in ("better", "worse")
+    fields.append(_number("mde", lambda row: numbers.score(row.mde), optional=True))
+    if any(row.margin is not None for row in rows):
+        fields.append((Column("verdict"), lambda row: row.verdict))
+    if len(methods) > 1:
+        fields.append((Column("method", optional=True), lambda row: row.method))
+    return TextTable(
+        title,
+        (*keys.columns, *(column for column, _ in fields)),
+        tuple(
+            (*keys.cells(label), *(write(row) for _, write in fields))
+            for label, row in zip(labels, rows, strict=True)
+        ),
+        (*notes, *_legend(rows)) if rows else (),
+        frozenset(place for place, row in enumerate(rows) if row.verdict in ("better", "worse")),
     )
-    return TextTable(title, tuple(columns), tuple(cells), (*notes, *_legend(rows)), strong)
+
+
+def _number(
+    title: str, write: Callable[[Row], str], *, optional: bool = False
+) -> tuple[Column, Callable[[Row], str]]:
+    return Column(title, numeric=True, optional=optional), write
+
+
+def _powers(rows: Sequence[PairedRow]) -> list[float]:
+    return sorted({row.power for row in rows})
+
+
+def _listed(methods: Sequence[str]) -> str:
+    return ", ".join(methods) or "none"
 
 
 def _labels(row: PairedRow) -> dict[str, str | None]:

@@ -175,7 +175,10 @@ class TestInABrowser:
     def test_items_can_be_narrowed_to_failed_and_flipped(self, page: Any) -> None:
         self.choose(page, "show", "failed")
         page.wait("document.getElementById('count').textContent.startsWith('1 of 361')")
+        shown = "return document.getElementById('arms').getClientRects().length > 0"
+        assert not page.run(shown)
         self.choose(page, "show", "flipped")
+        assert page.run(shown)
         self.choose(page, "baseline", page.run(_CODE_OF, "base"))
         self.choose(page, "treatment", page.run(_CODE_OF, "tuned_v2"))
         page.wait("document.getElementById('count').textContent.startsWith('17 of 361')")

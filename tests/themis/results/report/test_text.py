@@ -12,6 +12,7 @@ import pytest
 
 import themis.results
 from themis.records.score_table import ScoreTable
+from themis.results.aggregate import aggregate
 from themis.results.leaderboard import leaderboard
 from themis.results.report.data import ReportData
 from themis.results.report.files import render_csv, render_json, render_parquet
@@ -163,6 +164,17 @@ class TestFiles:
         text = render_csv([Named()])
 
         assert text.splitlines()[1] == f"'{name},-0.5,"
+
+
+def test_repeated_answers_show_how_many_items_they_are(table: Callable[..., ScoreTable]) -> None:
+    scores = table(
+        [{"item": str(i), "sample": s, "value": i / 4} for i in range(3) for s in range(2)]
+    )
+
+    text = render_terminal([aggregate_table(aggregate(scores, ["model_id"]))], tty=False)
+
+    assert re.search(r"6/6 +3$", text, re.MULTILINE)
+    assert "so each counts once" in text
 
 
 def test_every_flag_that_can_be_raised_is_explained(data: ReportData) -> None:
