@@ -28,7 +28,7 @@ from themis_bundles.receipts import Footer, Header
 SUFFIX = ".jsonl.zst"
 DONE = "done.json"
 
-_NAME = re.compile(r"(?!done\Z)[A-Za-z0-9][A-Za-z0-9_.-]{0,99}")
+_NAME = re.compile(r"(?!done\Z)[A-Za-z0-9][A-Za-z0-9_.-]{0,79}")
 
 
 class AttemptFrame(NamedTuple):

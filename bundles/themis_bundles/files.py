@@ -155,6 +155,12 @@ def opened_inside(root: Path, relative: str) -> Iterator[int]:
         os.close(fd)
 
 
+def size_inside(root: Path, relative: str) -> int:
+    """Return the length of a regular file below a folder, opened as `open_inside` does."""
+    with opened_inside(root, relative) as fd:
+        return os.fstat(fd).st_size
+
+
 def read_inside(root: Path, relative: str, limit: int) -> bytes:
     """Read a whole file below a folder.
 

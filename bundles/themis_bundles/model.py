@@ -21,7 +21,7 @@ def _not_done(name: str) -> str:
 
 AttemptId = Annotated[
     str,
-    StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,99}$"),
+    StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,79}$"),
     AfterValidator(_not_done),
 ]
 """The name of an attempt; it is also a file name, so it is plain ASCII."""
