@@ -135,7 +135,8 @@ def _cause(job: AccountingRow, steps: Sequence[AccountingRow]) -> tuple[Cause, s
         Cause.PREEMPTED: job.state.lower(),
         Cause.TIME_LIMIT: f"ended after {job.elapsed_s} s",
         Cause.CANCELLED: f"by user {job.by}" if job.by else "",
-        Cause.LOST: f"Slurm says {job.state}, but its results are not (yet) visible here",
+        # Accounting lags the queue by seconds; a crashed slurmdbd may leave RUNNING for ever.
+        Cause.LOST: f"accounting says {job.state}, but it is neither in the queue nor done",
     }
     return cause, details[cause]
 

@@ -200,6 +200,8 @@ class StatusReader:
                 verdicts[shard] = Verdict(failure.cause, _first_line(failure.message), failure.node)
             elif record.state == "prepared":
                 verdicts[shard] = Verdict(Cause.PENDING, UNANSWERED)
+            elif self._stopped_in_time(record, shard):
+                verdicts[shard] = Verdict(Cause.STOPPED, "before its time limit, or preempted")
             elif error is not None:
                 verdicts[shard] = Verdict(Cause.UNKNOWN)
             else:
@@ -207,6 +209,22 @@ class StatusReader:
         if unexplained:
             verdicts |= self._fleet.evidence(records, unexplained)
         return verdicts
+
+    def _stopped_in_time(self, record: SubmissionRecord, shard: int) -> bool:
+        """Whether the shard's attempt of this submission says so itself.
+
+        Its receipt is there before Slurm's accounting is. After a SIGTERM it is not asked:
+        only Slurm knows whether somebody cancelled the job.
+        """
+        element = record.element(shard) or ""
+        prefix = element if "_" in element else f"{element}_0"
+        mine = [
+            status
+            for status in read_statuses(self._workspace.bundle, shard)
+            if status.attempt.startswith(f"{prefix}.") and record.job_id is not None
+        ]
+        last = max(mine, key=lambda status: status.started, default=None)
+        return last is not None and last.outcome == "partial" and last.cause != "SIGTERM"
 
     def _failures(self, dead: Sequence[int]) -> Iterable[Failure]:
         return read_failures(self._workspace.failures) if dead else ()

@@ -44,6 +44,9 @@ class Patience:
     scheduler_s: float = 30.0
     """The shortest time between two questions to Slurm."""
 
+    settle_s: float = 30.0
+    """How long a shard of which nothing is known must be gone before it is submitted again."""
+
     tries: int = 3
     """Submissions of a shard that may finish nothing of it before it is given up."""
 
@@ -92,24 +95,40 @@ class _Run:
         self._patience = patience
         self._reader = StatusReader(workspace, fleet)
         self._first = len(read_records(workspace.submissions))
+        self._dead_since: dict[int, float] = {}
 
     def go(self, on_status: Callable[[ClusterStatus], None]) -> ClusterStatus:
         again = self._report(submit(self._workspace, self._profile, self._fleet))
-        seen_dead: set[int] = set()
         while True:
             status = self._reader.read()
             on_status(status)
             if status.complete:
                 return status
-            dead = {row.shard for row in status.rows if row.cause not in _LEFT_ALONE}
-            # Seen twice: a network file system may show the last results seconds late.
-            settled, seen_dead = dead & seen_dead, dead
+            dead = [row for row in status.rows if row.cause not in _LEFT_ALONE]
+            settled = {row.shard for row in dead if self._is_settled(row)}
+            self._dead_since = {row.shard: self._since(row.shard) for row in dead}
             hopeless = self._hopeless(row for row in status.rows if row.shard in settled)
             if (settled - hopeless) or again:
-                again = self._submit_again(leave=hopeless | (dead - settled))
-            elif settled and not status.with_cause(*_ALIVE):
+                again = self._submit_again(leave=hopeless | ({row.shard for row in dead} - settled))
+            elif len(settled) == len(dead) and not status.with_cause(*_ALIVE):
                 return status
-            self._wait(status, briefly=bool(dead - settled))
+            self._wait(status, briefly=len(dead) > len(settled))
+
+    def _since(self, shard: int) -> float:
+        return self._dead_since.get(shard, time.monotonic())
+
+    def _is_settled(self, row: ShardRow) -> bool:
+        """Whether a shard's end is certain enough to act on.
+
+        Seen twice, because a network file system may show its last results seconds late; and
+        for longer when nothing is known, because accounting is late too and may yet say that
+        somebody cancelled it.
+        """
+        if row.shard not in self._dead_since:
+            return False
+        if row.cause is not Cause.LOST:
+            return True
+        return time.monotonic() - self._since(row.shard) >= self._patience.settle_s
 
     def _submit_again(self, *, leave: Collection[int]) -> bool:
         """Submit what can be; return whether to try again although nothing new ended."""

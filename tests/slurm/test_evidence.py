@@ -63,7 +63,7 @@ def test_the_latest_attempt_decides() -> None:
     rows = rows_of("requeued")
 
     assert judge(rows[:3]).cause is Cause.PREEMPTED
-    assert judge(rows).detail.startswith("Slurm says COMPLETED")
+    assert judge(rows).detail.startswith("accounting says COMPLETED")
 
 
 def test_an_element_that_was_cancelled_while_it_waited_leaves_no_row() -> None:

@@ -23,7 +23,7 @@ from themis_slurm.submit import preview, submit
 from themis_slurm.wait import Patience, run_until_done
 from themis_slurm.workspace import Workspace
 
-QUICK = Patience(poll_s=0.2, longest_poll_s=0.5)
+QUICK = Patience(poll_s=0.2, longest_poll_s=0.5, settle_s=1.0)
 
 
 def local(**changes: object) -> ClusterProfile:

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from themis_bundles import ResultWriter
 from themis_slurm.dispatcher import LiveShard
 from themis_slurm.errors import SchedulerError
 from themis_slurm.evidence import Cause, Verdict
@@ -128,6 +129,27 @@ def test_words_of_a_former_submission_are_not_todays(
     leave_failure(workspace.failures, 2, Cause.BAD_NODE, "old", {"SLURM_JOB_ID": "99"})
 
     assert reader.read().rows[2].cause is Cause.LOST
+
+
+@pytest.mark.parametrize(
+    ("attempt", "cause", "found"),
+    [
+        ("101_2.r0.ab", "deadline", Cause.STOPPED),
+        ("101_2.r0.ab", "SIGUSR2", Cause.STOPPED),
+        ("101_2.r0.ab", "SIGTERM", Cause.CANCELLED),  # as accounting says
+        ("101_3.r0.ab", "deadline", Cause.CANCELLED),  # another element
+        ("99_2.r0.ab", "deadline", Cause.CANCELLED),  # another submission
+    ],
+)
+def test_an_attempts_own_receipt_says_that_it_stopped_in_time(
+    reader: StatusReader, workspace: Workspace, fake: Any, attempt: str, cause: str, found: Cause
+) -> None:
+    del fake.live[2]
+    fake.ended[2] = Verdict(Cause.CANCELLED, "by user 0")
+    writer = ResultWriter(workspace.bundle, 2, attempt, header={})
+    writer.close("partial", cause)
+
+    assert reader.read().rows[2].cause is found
 
 
 def test_what_was_cancelled_here_says_so(

@@ -18,7 +18,7 @@ from themis_slurm.submit import submit
 from themis_slurm.wait import Patience, run_until_done
 from themis_slurm.workspace import Workspace
 
-QUICK = Patience(poll_s=0.01, longest_poll_s=0.01, scheduler_s=0.02)
+QUICK = Patience(poll_s=0.01, longest_poll_s=0.01, scheduler_s=0.02, settle_s=0.05)
 PROFILE = ClusterProfile(signal_margin_s=10)
 
 Answer = Callable[..., None]
@@ -108,6 +108,24 @@ def test_what_a_person_cancelled_or_is_damaged_is_not_submitted_again(
 
     assert [row.cause for row in status.rows] == [cause] * 6
     assert len(fake.submitted) == 1
+
+
+def test_a_lost_shard_is_not_given_up_with_a_cancelled_one(
+    run: Run, workspace: Workspace, fake: Any, answer: Answer
+) -> None:
+    def work(record: SubmissionRecord) -> None:
+        if record.number == 2:
+            for shard in record.shards:
+                answer(workspace.bundle, shard)
+        fake.live.clear()
+
+    fake.on_submit = work
+    fake.ended = {0: Verdict(Cause.CANCELLED)}
+
+    status = run()
+
+    assert [row.cause for row in status.rows] == [Cause.CANCELLED] + [Cause.COMPLETE] * 5
+    assert fake.submitted[1].shards == (1, 2, 3, 4, 5)
 
 
 def test_a_new_call_submits_what_was_cancelled_before(
