@@ -16,7 +16,8 @@ ROOT = Path(__file__).parents[2]
 PAGES = sorted(
     page
     for page in [ROOT / "README.md", *(ROOT / "docs").glob("*.md")]
-    if "```console" in page.read_text()
+    # tests/cluster/test_docs.py runs the page about Slurm, on a real one.
+    if "```console" in page.read_text() and page.stem != "slurm"
 )
 
 SLOW = re.compile(r"\$ (make|git clone|cd themis|bash|\.ci)")
