@@ -31,6 +31,9 @@ SECONDS = 10.0
 _START_SECONDS = 120.0
 """How long the process may take to import sympy, which is slow on a network file system."""
 
+_ONE_THREAD = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
+"""On a node with many cores, thread pools alone would use up the helper's address space."""
+
 _FORMULA = re.compile(r"(?<!\\)\$|\\boxed|\\\(|\\\[")  # `\$` is a dollar
 
 
@@ -95,9 +98,10 @@ def _writings(text: str, *, whole: bool) -> list[str]:
 
 
 @cache
-def _helper(process: int) -> "_Helper":  # noqa: ARG001 - a fork must not share its parent's pipes
+def _helper(process: int) -> "_Helper":
+    """Return this process's helper; a fork must neither use nor end its parent's."""
     helper = _Helper()
-    atexit.register(helper.stop)
+    atexit.register(lambda: helper.stop() if os.getpid() == process else None)
     return helper
 
 
@@ -141,6 +145,7 @@ class _Helper:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
+            env={**os.environ, **_ONE_THREAD},
         )
         self._process, self._pending = process, b""
         try:

@@ -1,6 +1,8 @@
 """Mathematics is compared by value, in a process that can be stopped."""
 
 import json
+import subprocess
+import sys
 import threading
 import time
 from pathlib import Path
@@ -70,6 +72,35 @@ def test_it_works_in_threads_where_alarms_do_not() -> None:
         thread.join()
 
     assert scores == [1.0] * 4
+
+
+FORKING = r"""
+import os, sys
+from themis.evaluation.mathematics import MathVerify
+
+def right():
+    payload = {"answer": "0.5"}
+    given = r"\frac{2}{4}"
+    return MathVerify().score(text="", answer=given, payload=payload, reference_field=None).value
+
+assert right()
+child = os.fork()
+if child:
+    _, status = os.waitpid(child, 0)
+    assert status == 0
+else:
+    assert right()
+    sys.exit()
+assert right()
+"""
+
+
+def test_a_forked_process_neither_uses_nor_ends_the_helper_of_its_parent() -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", FORKING], capture_output=True, text=True, check=False
+    )
+
+    assert done.returncode == 0, done.stderr
 
 
 @pytest.mark.timeout(60)
