@@ -25,7 +25,7 @@ class SamplingKind(StrEnum):
 
 
 class RenameTransform(SpecBase):
-    """Copy a field under another name."""
+    """Move a field to another name."""
 
     kind: Literal["rename"] = "rename"
     field: Name
@@ -47,13 +47,13 @@ class JinjaTransform(SpecBase):
 
 
 class PythonTransform(SpecBase):
-    """Fill a field by a Python function that was registered under a name."""
+    """Fill a field by a Python function."""
 
     kind: Literal["python"] = "python"
     field: Name
     """The field to write."""
     config: JsonDict = Field(default_factory=dict)
-    """`function` names the registered function; the rest is handed to it."""
+    """`function` names it, as `module:function` or as registered; the rest is handed to it."""
 
 
 Transform = Annotated[
@@ -106,7 +106,8 @@ class DatasetQuerySpec(SpecBase):
     """How many items a subset or stratified query takes."""
 
     seed: int | None = None
-    """The seed of the draw; the project's `global_seed` when null."""
+    """The seed of the draw. Without one, a subset is the first items, and a stratified draw uses
+    the project's `global_seed`."""
 
     strata_field: str | None = None
     """The field whose values are the strata."""
@@ -127,7 +128,7 @@ class DatasetQuerySpec(SpecBase):
 
     @classmethod
     def subset(cls, count: int, *, seed: int | None = None) -> Self:
-        """Take `count` items at random, in the dataset's order."""
+        """Take the first `count` items, or with a seed `count` at random, in their order."""
         return cls(kind=SamplingKind.SUBSET, count=count, seed=seed)
 
     @classmethod

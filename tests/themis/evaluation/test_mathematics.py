@@ -97,7 +97,7 @@ assert right()
 
 def test_a_forked_process_neither_uses_nor_ends_the_helper_of_its_parent() -> None:
     done = subprocess.run(
-        [sys.executable, "-c", FORKING], capture_output=True, text=True, check=False
+        [sys.executable, "-c", FORKING], capture_output=True, text=True, check=False, timeout=120
     )
 
     assert done.returncode == 0, done.stderr
