@@ -96,6 +96,8 @@ class AttemptReader:
         shard_index: The shard.
         attempt: The attempt.
         marks: Lengths at which the digest of the file so far is wanted.
+        salvage: Also give the frames of a file whose header is damaged; what their records
+            answer must then be proved by their item digests alone.
 
     Attributes:
         name: The file, relative to the bundle, for messages.
@@ -110,7 +112,13 @@ class AttemptReader:
     """
 
     def __init__(
-        self, bundle: Bundle, shard_index: int, attempt: str, marks: frozenset[int] = frozenset()
+        self,
+        bundle: Bundle,
+        shard_index: int,
+        attempt: str,
+        marks: frozenset[int] = frozenset(),
+        *,
+        salvage: bool = False,
     ) -> None:
         self.attempt = attempt
         self.name = f"results/{shard_index:05d}/{attempt}{SUFFIX}"
@@ -125,6 +133,7 @@ class AttemptReader:
         self._bundle = bundle
         self._shard = shard_index
         self._marks = marks
+        self._salvage = salvage
         self._hash = hashlib.sha256()
         limit = bundle.manifest.line_limit
         self._limit, self._max_raw = limit, max(FRAME_BYTES, limit + 1)
@@ -189,7 +198,7 @@ class AttemptReader:
         if frame.number == 0:
             self._read_header(lines)
             return None
-        if self.header is None or self.foreign:
+        if self.foreign or (self.header is None and not self._salvage):
             self.foreign += len(lines)
             return None
         if len(lines) == 1 and lines[0].startswith(b'{"footer":'):

@@ -202,6 +202,16 @@ def _check_components(bundle: Bundle, tally: _Tally) -> None:
         tally.invalid(error)
 
 
+def shard_problems(bundle: Bundle, shard_index: int) -> tuple[Problem, ...]:
+    """Return what is wrong with the items and results of one shard, notes included.
+
+    The same as `verify` lists for it.
+    """
+    tally = _Tally()
+    _check_shard(bundle, shard_index, tally, quick=False)
+    return tuple(tally.problems)
+
+
 def _check_shard(bundle: Bundle, index: int, tally: _Tally, *, quick: bool) -> None:
     counts = tally.shards[index] = dict.fromkeys((*VERDICTS, *EXTRAS), 0)
     try:

@@ -1,0 +1,313 @@
+"""Whatever bytes arrive: no crash, no record that nobody wrote, and a named place."""
+
+import hashlib
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from themis_bundles import (
+    Bundle,
+    BundleInvalidError,
+    ResultWriter,
+    canonical_json,
+    chosen,
+    finished,
+    shard_state,
+    verify,
+)
+from themis_bundles.frames import compressor
+
+if TYPE_CHECKING:
+    from tests.bundles.conftest import Kit
+
+FUZZ = settings(
+    max_examples=250,
+    deadline=None,
+    derandomize=True,
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
+)
+ODD_JSON = st.recursive(
+    st.none() | st.booleans() | st.integers(-(2**53) + 1, 2**53 - 1) | st.text(max_size=8),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=6), inner),
+    max_leaves=6,
+)
+Edit = Callable[[bytes], bytes]
+
+
+@st.composite
+def edits(draw: st.DrawFn) -> Edit:
+    """A change to some bytes: flipped, cut, repeated, moved, inserted, or made zero."""
+    kind = draw(st.sampled_from(["flip", "cut", "drop", "repeat", "swap", "insert", "zero"]))
+    one, two = draw(st.floats(0, 1)), draw(st.floats(0, 1))
+    junk = draw(st.binary(min_size=1, max_size=30))
+    bit = draw(st.integers(0, 7))
+
+    def edit(data: bytes) -> bytes:
+        a, b = sorted((int(one * len(data)), int(two * len(data))))
+        a = min(a, max(len(data) - 1, 0))
+        return {
+            "flip": data[:a] + bytes([data[a] ^ (1 << bit)]) + data[a + 1 :],
+            "cut": data[:a],
+            "drop": data[:a] + data[b:],
+            "repeat": data[:b] + data[a:b] + data[b:],
+            "swap": data[:a] + data[b:] + data[a:b],
+            "insert": data[:a] + junk + data[a:],
+            "zero": data[:a] + bytes(b - a) + data[b:],
+        }[kind]
+
+    return edit
+
+
+@pytest.fixture(scope="module")
+def worked(kit: "Kit", tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+    """Two shards; each item was answered by one of two attempts."""
+    bundle = kit.bundle(tmp_path_factory.mktemp("hostile") / "b", items=6, shard_items=4)
+    for shard in bundle.shards:
+        seqs = range(shard.first_seq, shard.first_seq + shard.items)
+        for name, part in (("a", seqs[::2]), ("b", seqs[1::2])):
+            records = {seq: kit.answer(f"answer {seq}") for seq in part}
+            kit.work(bundle, shard.index, name, records, flush_records=1)
+    assert verify(bundle).complete
+    return bundle
+
+
+def read(bundle: Bundle) -> dict[int, Any]:
+    """Use everything that reads results; return the records that were taken."""
+    found = {}
+    for shard in bundle.shards:
+        finished(bundle, shard.index)
+        shard_state(bundle, shard.index)
+        shard_state(bundle, shard.index, exact=True)
+        for c in chosen(bundle, shard.index):
+            if c.record is not None:
+                found[c.item.seq] = c.record.record
+    return found
+
+
+class Changed:
+    """Replaces a file, and puts it back."""
+
+    def __init__(self, path: Path, data: bytes) -> None:
+        self.path, self.data = path, data
+
+    def __enter__(self) -> None:
+        self.good = self.path.read_bytes()
+        self.path.write_bytes(self.data)
+
+    def __exit__(self, *_: object) -> None:
+        self.path.write_bytes(self.good)
+
+
+@FUZZ
+@given(edits(), st.sampled_from(["a.jsonl.zst", "b.jsonl.zst", "a.json", "done.json"]))
+def test_no_edit_of_results_crashes_or_is_believed(worked: Bundle, edit: Edit, name: str) -> None:
+    path = worked.results_dir / "00000" / name
+    changed = edit(path.read_bytes())
+    original = read(worked)
+
+    good = path.read_bytes()
+    with Changed(path, changed):
+        for quick in (True, False):
+            census = verify(worked, quick=quick)
+            # Receipts vouch for what they knew; what follows it takes reading to find.
+            sound = changed == good or (quick and changed.startswith(good))
+            assert census.refused == (not sound)
+            assert census.complete == sound
+            assert sound or census.problems[0].path.startswith("results/00000")
+        found = read(worked)
+
+    assert all(original[seq] == record for seq, record in found.items())
+
+
+PAYLOAD = (
+    "bagit.txt",
+    "bag-info.txt",
+    "manifest-sha256.txt",
+    "tagmanifest-sha256.txt",
+    "data/manifest.json",
+    "data/components.jsonl.zst",
+    "data/items/00000.jsonl.zst",
+    "data/items/00001.ids",
+)
+
+
+@FUZZ
+@given(edits(), st.sampled_from(PAYLOAD))
+def test_no_edit_of_a_bundle_crashes_or_is_believed(worked: Bundle, edit: Edit, name: str) -> None:
+    path = worked.path / name
+    good = path.read_bytes()
+    changed = edit(good)
+    problems: tuple[str, ...] = ()
+
+    with Changed(path, changed):
+        for quick in (True, False):
+            try:
+                census = verify(Bundle.open(worked.path), quick=quick)
+            except BundleInvalidError as error:
+                problems = error.problems
+                assert problems[0].startswith("data/manifest.json: ")
+            else:
+                problems = tuple(str(p) for p in census.problems)
+                assert census.refused == (changed != good)
+        assert changed == good or any(name in problem for problem in problems), problems
+
+
+@FUZZ
+@given(st.lists(ODD_JSON | st.binary(max_size=20), max_size=4), st.booleans())
+def test_any_lines_in_a_whole_frame_are_judged_one_by_one(
+    kit: "Kit",
+    tmp_path_factory: pytest.TempPathFactory,
+    lines: list[Any],
+    good_first: bool,  # noqa: FBT001
+) -> None:
+    bundle = _fresh(kit, tmp_path_factory)
+    writer = ResultWriter(bundle, 0, "a", header={})
+    digest = bundle.item_digests(0)[:32].hex()
+    record = {"item_sha256": digest, "record": kit.answer(), "seq": 0, "status": "ok"}
+    written = [line if isinstance(line, bytes) else canonical_json(line) for line in lines]
+    written = [line.replace(b"\n", b" ") for line in written]
+    written.insert(0 if good_first else len(written), canonical_json(record))
+    with writer.path.open("ab") as file:
+        file.write(compressor(3).compress(b"".join(line + b"\n" for line in written)))
+
+    census = verify(bundle)
+
+    assert census.counts["ok"] == 1
+    assert census.counts["corrupt"] == len(lines)
+    assert set(read(bundle)) == {0}
+
+
+@FUZZ
+@given(ODD_JSON, st.sampled_from(["record", "seq", "item_sha256", "status", "error", "usage"]))
+def test_a_record_with_any_value_in_any_field_is_proved(
+    kit: "Kit", tmp_path_factory: pytest.TempPathFactory, value: Any, field: str
+) -> None:
+    bundle = _fresh(kit, tmp_path_factory)
+    writer = ResultWriter(bundle, 0, "a", header={})
+    digest = bundle.item_digests(0)[:32].hex()
+    record: dict[str, Any] = kit.answer() if field != "error" else kit.failure()
+    line: dict[str, Any] = {"item_sha256": digest, "record": record, "seq": 0, "status": "ok"}
+    if field == "error":
+        line["status"] = "error"
+    (record if field in ("error", "usage") else line)[field] = value
+    with writer.path.open("ab") as file:
+        file.write(compressor(3).compress(canonical_json(line) + b"\n"))
+
+    census = verify(bundle)
+
+    counts = census.counts
+    judged = ("ok", "model_error", "infra_error", "corrupt", "foreign", "mismatched")
+    assert sum(counts[key] for key in judged) == 1
+    read(bundle)
+
+
+def _fresh(kit: "Kit", factory: pytest.TempPathFactory) -> Bundle:
+    return kit.bundle(factory.mktemp("fresh") / "b", items=1)
+
+
+class TestSealedAgain:
+    """An attacker who computes every digest anew still cannot pass off other work."""
+
+    def test_a_bundle_that_was_changed_and_sealed_again_is_another_bundle(
+        self, worked: Bundle, kit: "Kit", tmp_path: Path
+    ) -> None:
+        forged = kit.bundle(tmp_path / "forged", items=7, shard_items=4)
+        shutil.copytree(worked.results_dir, forged.results_dir)
+
+        census = verify(forged)
+
+        assert forged.digest != worked.digest
+        assert census.refused
+        assert (census.counts["ok"], census.counts["foreign"] > 0) == (0, True)
+
+    @pytest.mark.parametrize("part", ["record", "item_sha256", "both"])
+    def test_swapped_records_are_refused_or_stay_with_their_item(
+        self, bundle: Bundle, kit: "Kit", part: str
+    ) -> None:
+        digests = bundle.item_digests(0).hex()
+        lines = [
+            {
+                "item_sha256": digests[64 * seq :][:64],
+                "record": kit.answer(f"answer {seq}"),
+                "seq": seq,
+                "status": "ok",
+            }
+            for seq in range(2)
+        ]
+        for key in ("item_sha256", "seq") if part == "both" else ("seq",):
+            lines[0][key], lines[1][key] = lines[1][key], lines[0][key]
+        if part == "record":
+            lines[0]["item_sha256"] = lines[1]["item_sha256"]
+        writer = ResultWriter(bundle, 0, "a", header={})
+        with writer.path.open("ab") as file:
+            data = b"".join(canonical_json(line) + b"\n" for line in lines)
+            file.write(compressor(3).compress(data))
+
+        census = verify(bundle)
+
+        # Swapping both is what an honest worker that mixed up its answers would write; only
+        # prompt_sha256 and a signature can tell. Everything else is refused.
+        assert census.refused == (part != "both")
+
+    def test_the_header_cannot_be_borrowed(self, bundle: Bundle, kit: "Kit") -> None:
+        path = kit.work(bundle, 0, "a")
+        target = bundle.results_dir / "00001/a.jsonl.zst"
+        target.parent.mkdir()
+        target.write_bytes(path.read_bytes())
+
+        assert verify(bundle).counts["foreign"] > 0
+        assert finished(bundle, 1) == {}
+
+
+class TestBombs:
+    """Memory and time stay bounded by what the reader declared, not by what the file does."""
+
+    def test_a_gigabyte_of_zeros_in_a_small_file(self, bundle: Bundle) -> None:
+        writer = ResultWriter(bundle, 0, "a", header={})
+        frame = compressor(3).compress(bytes(2**24))
+        with writer.path.open("ab") as file:
+            file.write(frame * 64)
+
+        census = verify(bundle)
+
+        assert writer.path.stat().st_size < 100_000
+        assert census.counts["corrupt"] == 64
+        assert {p.rule for p in census.problems} == {"frame-limit"}
+
+    def test_a_hundred_thousand_empty_frames(self, bundle: Bundle) -> None:
+        writer = ResultWriter(bundle, 0, "a", header={})
+        with writer.path.open("ab") as file:
+            file.write(compressor(3).compress(b"") * 20_000)
+
+        census = verify(bundle)
+
+        assert census.counts["corrupt"] == 20_000
+        assert census.counts["ok"] == 0
+
+    def test_a_manifest_that_claims_a_billion_items(self, bundle: Bundle) -> None:
+        path = bundle.path / "data/manifest.json"
+        value = json.loads(path.read_bytes())
+        value["groups"][0]["shards"][2]["items"] = 10**9
+        value["totals"]["items"] = 10**9 + 8
+        path.write_bytes(canonical_json(value) + b"\n")
+
+        census = verify(Bundle.open(bundle.path))
+
+        assert census.refused
+        assert any(p.path == "data/items/00002.ids" for p in census.problems)
+
+    def test_a_bundle_with_a_line_of_ten_megabytes_is_only_long(
+        self, tmp_path: Path, kit: "Kit"
+    ) -> None:
+        noise = "".join(hashlib.sha256(b"%d" % n).hexdigest() for n in range(160_000))
+        bundle = kit.bundle(tmp_path / "b", items=1)
+        kit.work(bundle, 0, "a", {0: kit.answer(noise)})
+
+        assert verify(bundle).complete
+        assert read(bundle)[0]["text"] == noise
