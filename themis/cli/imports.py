@@ -6,6 +6,7 @@ import click
 
 from themis.cli.options import (
     DIRECTORY,
+    FILE,
     finish,
     json_option,
     print_json,
@@ -31,6 +32,11 @@ from themis.cli.options import (
     type=DIRECTORY,
     help="Put result files with refused records here, and import what proves itself.",
 )
+@click.option(
+    "--allowed-signers",
+    type=FILE,
+    help="Refuse a bundle that none of these keys signed (man ssh-keygen, ALLOWED SIGNERS).",
+)
 @project_option
 @json_option
 def command(
@@ -39,6 +45,7 @@ def command(
     project: Path | None,
     resolve: str,
     quarantine: Path | None,
+    allowed_signers: Path | None,
     *,
     allow_partial: bool,
     dry_run: bool,
@@ -53,8 +60,10 @@ def command(
     Example:
         themis import my-bundle --project my-eval/project.toml
     """
+    from themis.cli.trust import check_signature
     from themis.handoff.importing import import_results
 
+    check_signature(bundle, allowed_signers)
     with project_store(project) as store:
         report = import_results(
             store,

@@ -23,6 +23,10 @@ COMMANDS = {
     "export": ("themis.cli.export", "Write open work as a bundle."),
     "verify": ("themis.cli.verify", "Prove a bundle and count its results."),
     "work": ("themis.cli.work", "Work on the shards of a bundle here."),
+    "pack": ("themis.cli.transfer:pack_command", "Write a bundle into one transfer file."),
+    "unpack": ("themis.cli.transfer:unpack_command", "Prove a transfer file and unpack it."),
+    "sign": ("themis.cli.trust:sign_command", "Sign a bundle with an ssh key."),
+    "repair": ("themis.cli.trust:repair_command", "Save what is sound of damaged results."),
     "import": ("themis.cli.imports", "Verify a bundle's results and store them."),
     "slurm": ("themis.cli.slurm", "Dispatch a bundle on a cluster and watch it."),
     "results": ("themis.cli.results", "Show the scores of a run."),
@@ -32,7 +36,7 @@ COMMANDS = {
     "store": ("themis.cli.store", "Look after the store."),
     "model": ("themis.cli.model", "Check and convert model directories."),
 }
-"""Each subcommand: the module whose `command` it is, and its line in the help."""
+"""Each subcommand: its module (and its name there, if not `command`), and its line in the help."""
 
 
 class LazyGroup(click.Group):
@@ -50,7 +54,8 @@ class LazyGroup(click.Group):
         """Import and return a subcommand."""
         if cmd_name not in COMMANDS:
             return None
-        command = importlib.import_module(COMMANDS[cmd_name][0]).command
+        module, _, name = COMMANDS[cmd_name][0].partition(":")
+        command = getattr(importlib.import_module(module), name or "command")
         assert isinstance(command, click.Command)  # noqa: S101 - a rule of COMMANDS
         return command
 

@@ -4,15 +4,27 @@ from pathlib import Path
 
 import click
 
-from themis.cli.options import DIRECTORY, finish, json_option, print_json
+from themis.cli.options import DIRECTORY, FILE, finish, json_option, print_json
 
 
 @click.command()
 @click.argument("bundle", type=DIRECTORY)
 @click.option("--results", type=DIRECTORY, help="Where the results are, if not in the bundle.")
 @click.option("--quick", is_flag=True, help="Check sizes and receipts only.")
+@click.option(
+    "--allowed-signers",
+    type=FILE,
+    help="Refuse a bundle that none of these keys signed (man ssh-keygen, ALLOWED SIGNERS).",
+)
 @json_option
-def command(bundle: Path, results: Path | None, *, quick: bool, as_json: bool) -> None:
+def command(
+    bundle: Path,
+    results: Path | None,
+    allowed_signers: Path | None,
+    *,
+    quick: bool,
+    as_json: bool,
+) -> None:
     """Prove every byte of BUNDLE and count what came back.
 
     Exits with 3 when a record is foreign, altered or unreadable, and with 1 when items have no
@@ -23,12 +35,16 @@ def command(bundle: Path, results: Path | None, *, quick: bool, as_json: bool) -
         themis verify my-bundle
     """
     from themis.cli.tables import print_census
+    from themis.cli.trust import check_signature
     from themis_bundles import Bundle, verify
 
     opened = Bundle.open(bundle, results=results)
+    signer = check_signature(bundle, allowed_signers)
     census = verify(opened, quick=quick)
     if as_json:
-        print_json({"bundle": opened.digest, **census.to_dict()})
+        print_json({"bundle": opened.digest, "signed_by": signer, **census.to_dict()})
     else:
         print_census(opened, census)
+        if signer:
+            click.echo(f"signed by {signer}")
     finish(3 if census.refused else 0 if census.complete else 1)
