@@ -63,6 +63,12 @@ class ChatRenderer:
         if style == "chat" and not self.tokenizer.chat_template:
             raise EngineInitError(f"{model_path} has no chat template for prompt_format 'chat'.")
         self.style: str = style
+        # The tokenizer's own call costs 100 µs of options; its core does the same in 20. The
+        # file may hold a truncation, which that call would have switched off.
+        self._core = getattr(self.tokenizer, "backend_tokenizer", None)
+        if self._core is not None:
+            self._core.no_truncation()
+            self._core.no_padding()
 
     def prompt(self, messages: Sequence[Message], max_tokens: int) -> Prompt:
         """Render a conversation and see how much room it leaves for the answer.
@@ -103,7 +109,7 @@ class ChatRenderer:
     def _ids(self, turns: list[dict[str, str]]) -> list[int]:
         if self.style == "plain":
             text = "\n".join(turn["content"] for turn in turns)
-            return list(self.tokenizer(text)["input_ids"])
+            return self._tokens(text, special=True)
         # A conversation that ends with the assistant's words asks for their continuation.
         continues = turns[-1]["role"] == "assistant"
         try:
@@ -117,4 +123,9 @@ class ChatRenderer:
         except Exception as error:
             # Templates are Jinja and refuse roles or orders with whatever they like.
             raise rejected(f"the chat template refuses this conversation: {error}") from error
-        return list(self.tokenizer(text, add_special_tokens=False)["input_ids"])
+        return self._tokens(text, special=False)
+
+    def _tokens(self, text: str, *, special: bool) -> list[int]:
+        if self._core is not None:
+            return list(self._core.encode(text, add_special_tokens=special).ids)
+        return list(self.tokenizer(text, add_special_tokens=special)["input_ids"])

@@ -41,7 +41,9 @@ GPU_BATCH_ROWS = 256
 GPU_MEMORY_FOR_CACHE = 0.6
 """The share of free GPU memory given to the key-value cache; activations need the rest."""
 
-QUEUE_IN_BATCHES = 8
+QUEUE_IN_BATCHES = 32
+"""Batches that wait: the more, the more alike in length are the rows of each."""
+
 GROW_AFTER = 8
 LOGPROB_DIGITS = 4
 """Digits of logprobs that are kept; the last ones depend on the batch."""
@@ -262,15 +264,17 @@ class HfEngine:
         rows = [Row(entry.request.seed, entry.prompt.room) for entry in batch]
         ends = set() if params.extras.get("ignore_eos") else set(self._ends)
         ends.update(params.extras.get("stop_token_ids", ()))
+        stops = RowStops(rows, params, ends, self._renderer.text)
         with torch.inference_mode():
-            self._model.generate(
+            sequences = self._model.generate(
                 input_ids=torch.tensor(padded, device=device),
                 attention_mask=torch.tensor(mask, device=device),
                 do_sample=False,
                 max_new_tokens=max(row.limit for row in rows),
                 logits_processor=[RowScores(rows, prompts, params, ends)],
-                stopping_criteria=[RowStops(rows, params, ends, self._renderer.text)],
+                stopping_criteria=[stops],
             )
+        stops.finish(sequences[:, width:])
         return rows
 
     def _completion(self, entry: _Waiting, row: Row) -> Completion:
@@ -302,7 +306,7 @@ class HfEngine:
                 **self._token(token, logprob),
                 "top": [self._token(*pair) for pair in zip(ids, values, strict=True)],
             }
-            for token, (logprob, ids, values) in zip(row.tokens, row.logprobs, strict=True)
+            for token, (logprob, ids, values) in zip(row.tokens, row.logprobs, strict=False)
         )
 
     def _token(self, token: int, logprob: float) -> dict[str, Any]:

@@ -68,7 +68,8 @@ class Row:
         tokens: The tokens so far, the ending one included.
         finish_reason: `stop` or `length` once it has ended.
         stop_reason: The stop text or stop token id that ended it.
-        logprobs: For each token (its logprob, alternatives' ids, alternatives' logprobs).
+        logprobs: For each step (the token's logprob, alternatives' ids, alternatives' logprobs);
+            there may be more steps than tokens.
     """
 
     seed: int
@@ -142,10 +143,9 @@ class RowScores:
         chosen = logprobs.gather(1, scores.argmax(-1, keepdim=True)).squeeze(1).tolist()
         top = logprobs.topk(self._params.logprobs or 1, dim=-1)
         values, ids = top.values.tolist(), top.indices.tolist()
+        keep = self._params.logprobs or 0
         for index, row in enumerate(self._rows):
-            if row.finish_reason is None:
-                keep = self._params.logprobs or 0
-                row.logprobs.append((chosen[index], ids[index][:keep], values[index][:keep]))
+            row.logprobs.append((chosen[index], ids[index][:keep], values[index][:keep]))
 
 
 def truncated(scores: Any, params: Sampling) -> Any:
@@ -172,6 +172,9 @@ def truncated(scores: Any, params: Sampling) -> Any:
 class RowStops:
     """Ends each row by its own rules: end-of-text tokens, stop tokens, stop texts, length.
 
+    Only stop texts need Python for each row and token. The other rules are a few operations on
+    all rows, and `finish` finds out afterwards which of them it was.
+
     Attributes:
         eos_token_id: Unused; its presence makes `generate` pad rows that have ended.
     """
@@ -192,29 +195,53 @@ class RowStops:
         self._min_tokens = int(params.extras.get("min_tokens", 0))
         self._decode = decode
         self._tail = max((len(stop.encode()) for stop in params.stop), default=0) + TAIL_MARGIN
+        self._step = 0
+        self._stopped: dict[int, tuple[int, str]] = {}
+        self._ended: Any = None
+        self._limits: Any = None
+        self._end_ids: Any = None
 
     def __call__(self, input_ids: Any, _scores: Any, **_: Any) -> Any:
-        """Take each row's newest token and tell which rows have ended."""
+        """Look at each row's newest token and tell which rows have ended."""
         import torch
 
-        for row, token in zip(self._rows, input_ids[:, -1].tolist(), strict=True):
-            if row.finish_reason is None:
-                row.tokens.append(token)
-                self._judge(row, token)
-        ended = [row.finish_reason is not None for row in self._rows]
-        return torch.tensor(ended, dtype=torch.bool, device=input_ids.device)
-
-    def _judge(self, row: Row, token: int) -> None:
-        if len(row.tokens) > self._min_tokens:
-            if token in self._ends:
-                row.finish_reason = "stop"
-                row.stop_reason = token if token in self._stop_tokens else None
-                return
+        if self._ended is None:
+            device = input_ids.device
+            self._ended = torch.zeros(len(self._rows), dtype=torch.bool, device=device)
+            self._limits = torch.tensor([row.limit for row in self._rows], device=device)
+            self._end_ids = torch.tensor(sorted(self._ends), device=device)
+        self._step += 1
+        ended = self._ended | (self._limits <= self._step)
+        if self._step > self._min_tokens:
+            if self._ends:
+                ended |= torch.isin(input_ids[:, -1], self._end_ids)
             if self._stops:
-                tail = self._decode(row.tokens[-self._tail :])
-                found = next((stop for stop in self._stops if stop in tail), None)
-                if found is not None:
-                    row.finish_reason, row.stop_reason = "stop", found
-                    return
-        if len(row.tokens) >= row.limit:
+                self._look_for_stop_texts(input_ids, ended)
+        self._ended = ended
+        return ended
+
+    def finish(self, sequences: Any) -> None:
+        """Give each row its tokens and why it ended, from the answers with their padding."""
+        for number, (row, tokens) in enumerate(zip(self._rows, sequences.tolist(), strict=True)):
             row.finish_reason = "length"
+            length = row.limit
+            if number in self._stopped:
+                length, row.stop_reason = self._stopped[number]
+                row.finish_reason = "stop"
+            for place in range(self._min_tokens, length):
+                if tokens[place] in self._ends:
+                    length = place + 1
+                    row.finish_reason = "stop"
+                    found = tokens[place] in self._stop_tokens
+                    row.stop_reason = tokens[place] if found else None
+                    break
+            row.tokens = tokens[:length]
+
+    def _look_for_stop_texts(self, input_ids: Any, ended: Any) -> None:
+        tails = input_ids[:, -min(self._tail, self._step) :].tolist()
+        for number in (~ended).nonzero().flatten().tolist():
+            text = self._decode(tails[number])
+            found = next((stop for stop in self._stops if stop in text), None)
+            if found is not None:
+                self._stopped[number] = (self._step, found)
+                ended[number] = True

@@ -385,6 +385,9 @@ def _sampling_params(params: Sampling, seed: int, room: int) -> Any:
     arguments: dict[str, Any] = {
         name: value for name, value in params.extras.items() if name in PLAIN_EXTRAS
     }
+    if hasattr(SamplingParams, "skip_clone"):
+        # These are made for one request; vLLM's deep copy of them costs 50 µs.
+        arguments["skip_clone"] = True
     try:
         return SamplingParams(
             n=1,
