@@ -14,7 +14,6 @@ from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
-import zstandard
 from pydantic import ValidationError
 
 from themis_bundles.canonical import parse_canonical
@@ -137,7 +136,6 @@ class AttemptReader:
         self._hash = hashlib.sha256()
         limit = bundle.manifest.line_limit
         self._limit, self._max_raw = limit, max(FRAME_BYTES, limit + 1)
-        self._decompressor = zstandard.ZstdDecompressor()
 
     @property
     def sha256(self) -> str:
@@ -183,7 +181,7 @@ class AttemptReader:
         return self._inflate(frame)
 
     def _inflate(self, frame: Frame) -> list[bytes]:
-        return inflate(frame, self._max_raw, self._decompressor, self._limit)
+        return inflate(frame, self._max_raw, self._limit)
 
     def _frame(self, frame: Frame) -> AttemptFrame | None:
         """Take a frame in; return it when it holds records."""

@@ -9,6 +9,7 @@ frame declares a size.
 """
 
 import struct
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
@@ -33,6 +34,7 @@ _BLOCK_LIMIT = 128 * 1024
 _SEEK_MAGIC = 0x184D2A5E
 _SEEK_FOOTER = 0x8F92EAB1
 _READ = 2**18
+_local = threading.local()
 _HEAD_LIMIT = 18
 
 
@@ -90,6 +92,14 @@ class Tail(NamedTuple):
 def compressor(level: int) -> zstandard.ZstdCompressor:
     """Return a compressor whose frames carry their size and a checksum."""
     return zstandard.ZstdCompressor(level=level, write_checksum=True, write_content_size=True)
+
+
+def decompressor() -> zstandard.ZstdDecompressor:
+    """Return this thread's decompressor; making one costs more than reading a small frame."""
+    found: zstandard.ZstdDecompressor | None = getattr(_local, "decompressor", None)
+    if found is None:
+        found = _local.decompressor = zstandard.ZstdDecompressor()
+    return found
 
 
 def seek_table(frames: Sequence[tuple[int, int]]) -> bytes:
@@ -232,15 +242,12 @@ def refusal(blob: bytes, raw: int) -> str | None:
     return None
 
 
-def inflate(
-    frame: Frame, max_raw: int, decompressor: zstandard.ZstdDecompressor, line_limit: int
-) -> list[bytes]:
+def inflate(frame: Frame, max_raw: int, line_limit: int) -> list[bytes]:
     r"""Return the lines of a frame, without their line ends.
 
     Args:
         frame: The frame, as the walker found it.
         max_raw: The largest content that it may declare, checked before inflating.
-        decompressor: Reused between frames; creating one costs more than a small frame.
         line_limit: The longest line, in bytes.
 
     Raises:
@@ -264,7 +271,7 @@ def inflate(
             f"{len(frame.blob)} bytes inflate to {head.content}, more than {MAX_RATIO} times",
         )
     try:
-        data = decompressor.decompress(frame.blob, allow_extra_data=False)
+        data = decompressor().decompress(frame.blob, allow_extra_data=False)
     except zstandard.ZstdError as error:
         raise FrameDamagedError("frame-checksum", f"cannot be inflated: {error}") from None
     if len(data) != head.content or not data.endswith(b"\n"):

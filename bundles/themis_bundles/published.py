@@ -15,6 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field, JsonValue, StrictBool, Strict
 
 from themis_bundles.manifest import Manifest
 from themis_bundles.model import Count, Frozen, Sha256
+from themis_bundles.pack import PackList
 from themis_bundles.receipts import Done, Footer, Header, Status
 
 SCHEMAS = Path(__file__).parent / "schemas"
@@ -285,6 +286,7 @@ MODELS: Mapping[str, type[BaseModel]] = {
     "footer": FooterLine,
     "status": Status,
     "done": Done,
+    "pack": PackList,
 }
 """Every documented line and file, by the name of its schema."""
 

@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import Any, Self
 
 import msgspec
-import zstandard
 from pydantic import ValidationError
 
 from themis_bundles.canonical import (
@@ -255,7 +254,6 @@ class Bundle:
         """Give the lines of each frame; when exhausted, the file's digest was proved."""
         limit = self.manifest.line_limit
         max_raw = max(FRAME_BYTES, limit + 1)
-        decompressor = zstandard.ZstdDecompressor()
         digest = hashlib.sha256()
         sizes: list[tuple[int, int]] = []
         table: bytes | None = None
@@ -271,7 +269,7 @@ class Bundle:
                     reason = "seek-table: frames follow the seek table"
                     raise self._invalid(relative, frame.number, None, reason)
                 try:
-                    lines = inflate(frame, max_raw, decompressor, limit)
+                    lines = inflate(frame, max_raw, limit)
                 except FrameDamagedError as error:
                     raise self._invalid(relative, frame.number, None, str(error)) from None
                 sizes.append((len(frame.blob), frame.head.content or 0))

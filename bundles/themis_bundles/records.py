@@ -132,6 +132,12 @@ class Record(msgspec.Struct, frozen=True, gc=False):
     attempt: str
     """The attempt that wrote it."""
 
+    @property
+    def content(self) -> bytes:
+        """The bytes of `record` within the line; a canonical line has its keys in order."""
+        start = len('{"item_sha256":"') + 64 + len('","record":')
+        return self.line[start : self.line.rindex(b',"seq":')]
+
 
 def decoder(stage: str) -> Callable[[bytes], RecordLine]:
     """Return the function that types a record line of a stage.

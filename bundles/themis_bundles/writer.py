@@ -16,7 +16,9 @@ import hashlib
 import os
 import secrets
 import shutil
+from collections import deque
 from collections.abc import Callable, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -52,6 +54,11 @@ from themis_bundles.manifest import (
     plan_digest,
     total,
 )
+
+# So many finished files may wait for the disk: their number bounds the open descriptors.
+_OPEN_FILES = 32
+
+Compress = Callable[[bytes], bytes]
 
 SecondsPerItem = float | Callable[[int, int], float]
 """Expected seconds of an item: a number, or a function of its prompt and new tokens."""
@@ -94,14 +101,51 @@ class GroupSpec:
     """What the engine must be able to do."""
 
 
+class _Disk:
+    """Puts files on the disk beside the work, in two threads, and says what went wrong."""
+
+    def __init__(self) -> None:
+        self._pool = ThreadPoolExecutor(2)
+        self._waiting: deque[Future[None]] = deque()
+
+    def finish(self, fd: int) -> None:
+        """Sync and close a file some time soon; waits when too many are waiting.
+
+        Raises:
+            OSError: What went wrong with a file before.
+        """
+        self._waiting.append(self._pool.submit(_sync_and_close, fd))
+        if len(self._waiting) > _OPEN_FILES:
+            self._waiting.popleft().result()
+
+    def wait(self) -> None:
+        """Wait until every file is on the disk.
+
+        Raises:
+            OSError: When one is not.
+        """
+        while self._waiting:
+            self._waiting.popleft().result()
+
+    def close(self) -> None:
+        """Wait for what is under way, whatever came of it."""
+        self._pool.shutdown()
+
+
+def _sync_and_close(fd: int) -> None:
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
 class _FrameFile:
     """A file of frames that is being written: lines in, frames and a seek table out."""
 
-    def __init__(self, path: Path, level: int) -> None:
-        self.path = path
+    def __init__(self, path: Path, compress: Compress) -> None:
         self.bytes = 0
         self.frames: list[tuple[int, int]] = []
-        self._compress = compressor(level).compress
+        self._compress = compress
         self._fd = files.create(path)
         self._hash = hashlib.sha256()
         self._pending: list[bytes] = []
@@ -114,13 +158,13 @@ class _FrameFile:
         self._pending.append(line)
         self._size += size
 
-    def finish(self) -> str:
-        """Write what is pending and the seek table through to the disk; return the digest."""
+    def finish(self, disk: _Disk) -> str:
+        """Write what is pending and the seek table, hand the file over; return its digest."""
         if self._pending:
             self._cut()
         self._write(seek_table(self.frames))
-        os.fsync(self._fd)
-        self.close()
+        fd, self._fd = self._fd, -1
+        disk.finish(fd)
         return self._hash.hexdigest()
 
     def close(self) -> None:
@@ -148,10 +192,10 @@ class _FrameFile:
 class _OpenShard:
     """A shard that is being written."""
 
-    def __init__(self, data: Path, index: int, first_seq: int, level: int) -> None:
+    def __init__(self, data: Path, index: int, first_seq: int, compress: Compress) -> None:
         self.index = index
         self.first_seq = first_seq
-        self.file = _FrameFile(data / items_path(index), level)
+        self.file = _FrameFile(data / items_path(index), compress)
         self.ids: list[bytes] = []
         self.prompt_tokens = 0
         self.max_new_tokens = 0
@@ -199,7 +243,8 @@ class BundleWriter:
         self._shard_seconds = shard_seconds
         self._seconds_per_item = seconds_per_item
         self._line_limit = line_limit
-        self._level = level
+        # One for all files: a new one would allocate and touch its tables for every shard.
+        self._compress = compressor(level).compress
         self._seq = 0
         self._all_ids = hashlib.sha256()
         self._components: dict[tuple[str, str], int] = {}
@@ -218,8 +263,9 @@ class BundleWriter:
             self._root = self.path.with_name(f".{self.path.name}.{secrets.token_hex(8)}.partial")
             self._data = self._root / "data"
             (self._data / "items").mkdir(parents=True)
+            self._disk = _Disk()
             try:
-                self._component_file = _FrameFile(self._data / COMPONENTS, level)
+                self._component_file = _FrameFile(self._data / COMPONENTS, self._compress)
             except BaseException:
                 self._discard()
                 raise
@@ -330,7 +376,7 @@ class BundleWriter:
             shard = None
         if shard is None:
             index = sum(len(shards) for _, shards in self._groups.values())
-            shard = self._shard = _OpenShard(self._data, index, self._seq, self._level)
+            shard = self._shard = _OpenShard(self._data, index, self._seq, self._compress)
         shard.seconds += seconds
         return shard
 
@@ -339,7 +385,7 @@ class BundleWriter:
         if shard is None or self._group is None:
             return
         with files.write_errors(self.path):
-            digest = shard.file.finish()
+            digest = shard.file.finish(self._disk)
             ids = b"".join(shard.ids)
             ids_digest = self._payload_file(ids_path(shard.index), ids)
         self._payload[f"data/{items_path(shard.index)}"] = digest
@@ -361,14 +407,20 @@ class BundleWriter:
 
     def _payload_file(self, relative: str, data: bytes) -> str:
         digest = sha256_hex(data)
-        files.write_new(self._data / relative, data)
+        fd = files.create(self._data / relative)
+        try:
+            files.write_all(fd, data)
+        except BaseException:
+            os.close(fd)
+            raise
+        self._disk.finish(fd)
         self._payload[f"data/{relative}"] = digest
         self._octets += len(data)
         return digest
 
     def _publish(self) -> None:
         self._finish_shard()
-        components = self._component_file.finish()
+        components = self._component_file.finish(self._disk)
         self._payload[f"data/{COMPONENTS}"] = components
         self._octets += self._component_file.bytes
         manifest = self._describe(components, self._component_file.bytes)
@@ -382,6 +434,7 @@ class BundleWriter:
         )
         for name, content in bag.tag_files(self._payload, info).items():
             files.write_new(self._root / name, content)
+        self._disk.wait()
         for folder in (self._data / "items", self._data, self._root):
             files.sync_folder(folder)
         _refuse_existing(self.path)
@@ -442,6 +495,7 @@ class BundleWriter:
             if file is not None:
                 with suppress(OSError):
                     file.close()
+        self._disk.close()
         shutil.rmtree(self._root, ignore_errors=True)
 
 

@@ -32,7 +32,7 @@ def walk(data: bytes, max_raw: int = LIMIT) -> tuple[list[Frame], FrameReader]:
 
 
 def lines_of(frame: Frame, max_raw: int = LIMIT, line_limit: int = LIMIT) -> list[bytes]:
-    return inflate(frame, max_raw, zstandard.ZstdDecompressor(), line_limit)
+    return inflate(frame, max_raw, line_limit)
 
 
 def frame_of(*lines: bytes, level: int = 3) -> bytes:
