@@ -5,10 +5,15 @@ from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import settings
 
 from themis.records.score_table import Dimension, ScoreStatus, ScoreTable
 
 Build = Callable[..., ScoreTable]
+
+# A first example pays for imports, and a shared machine may pause at any time.
+settings.register_profile("unhurried", deadline=None)
+settings.load_profile("unhurried")
 
 COLUMNS = {
     "model": "models",

@@ -5,6 +5,8 @@ from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from themis.records.score_table import Dimension, ScoreStatus, ScoreTable
 from themis.results.aggregate import aggregate
@@ -314,6 +316,45 @@ class TestEstimators:
     def test_partial_credit_cannot_pass(self, table: Build) -> None:
         with pytest.raises(ValueError, match="scores of 0 and 1"):
             aggregate(table([{"value": 0.5}]), ["model_id"], estimator="pass@1")
+
+
+class TestProperties:
+    """Algebra of means, on any scores."""
+
+    @settings(max_examples=50)
+    @given(
+        st.lists(
+            st.tuples(st.integers(0, 5), st.integers(0, 2), st.one_of(st.none(), st.floats(0, 1))),
+            min_size=1,
+            max_size=40,
+        ),
+        st.integers(0, 2**32 - 1),
+    )
+    def test_order_does_not_matter_and_bounds_hold_the_truth(
+        self, table: Build, rows: list[tuple[int, int, float | None]], seed: int
+    ) -> None:
+        entries = [
+            {"item": str(item), "sample": sample}
+            | ({"status": MISSING} if value is None else {"value": value})
+            for item, sample, value in rows
+        ]
+        shuffle = np.random.default_rng(seed).permutation(len(entries))
+
+        (plain,) = aggregate(table(entries), ["model_id"])
+        (shuffled,) = aggregate(table([entries[k] for k in shuffle]), ["model_id"])
+
+        for name in ("mean", "stderr", "ci_lower", "bound_lower", "bound_upper"):
+            one, two = getattr(plain, name), getattr(shuffled, name)
+            assert one == pytest.approx(two, abs=1e-9), name
+        assert plain.n_planned == plain.n_scored + plain.n_failed + plain.n_missing == len(rows)
+        assert plain.bound_lower is not None
+        assert plain.bound_upper is not None
+        by_item: dict[int, list[float]] = {}
+        guess = np.random.default_rng(seed)
+        for item, _, value in rows:
+            by_item.setdefault(item, []).append(guess.random() if value is None else value)
+        truth = float(np.mean([np.mean(values) for values in by_item.values()]))
+        assert plain.bound_lower - 1e-9 <= truth <= plain.bound_upper + 1e-9
 
 
 class TestTable:

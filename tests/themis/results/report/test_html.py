@@ -269,7 +269,7 @@ class TestInABrowser:
         path.write_text(render_html(replace(plain_data, items=many)), encoding="utf-8")
 
         browser.open(path)
-        browser.wait("document.getElementById('browser').dataset.ready === 'true'", 10)
+        browser.wait("document.getElementById('browser').dataset.ready === 'true'", 30)
         taken = browser.run(
             "return performance.now() - performance.getEntriesByType('navigation')[0].startTime"
         )
@@ -278,8 +278,8 @@ class TestInABrowser:
         browser.wait("document.getElementById('count').textContent.startsWith('2 of 50,000')")
 
         assert path.stat().st_size < 12_000_000
-        assert taken < 6000
-        assert time.monotonic() - started < 3
+        assert taken < 15_000
+        assert time.monotonic() - started < 8
         assert browser.logs() == []
 
 
