@@ -96,16 +96,12 @@ def _json_document(path: Path) -> Iterator[Row]:
 
 
 def _separated(path: Path, delimiter: str) -> Iterator[Row]:
-    name = str(path)
+    name, line = str(path), 0
     if csv.field_size_limit() < _LONGEST_CELL:
         csv.field_size_limit(_LONGEST_CELL)
-    line = 0
     try:
-        with (
-            _open(path) as file,
-            io.TextIOWrapper(file, encoding="utf-8-sig", newline="") as text,
-        ):
-            reader = csv.reader(text, delimiter=delimiter, strict=True)
+        with _open(path) as file:
+            reader = csv.reader(_text_lines(name, file), delimiter=delimiter, strict=True)
             header = next(reader, [])
             line = reader.line_num
             if not header or len(set(header)) != len(header) or "" in header:
@@ -121,10 +117,16 @@ def _separated(path: Path, delimiter: str) -> Iterator[Row]:
                         f"{len(cells)} cells, but the first line names {len(header)} columns"
                     )
                 yield Row(name, "line", line, dict(zip(header, cells, strict=True)))
-    except UnicodeDecodeError as error:
-        raise Row(name, "line", line + 1, None).refuse(_not_text(error)) from error
     except (csv.Error, *_DAMAGE) as error:
         raise Row(name, "line", line + 1, None).refuse(f"malformed: {error}") from error
+
+
+def _text_lines(name: str, file: IO[bytes]) -> Iterator[str]:
+    for number, line in enumerate(file, start=1):
+        try:
+            yield (line.removeprefix(_BOM) if number == 1 else line).decode()
+        except UnicodeDecodeError as error:
+            raise Row(name, "line", number, None).refuse(_not_text(error)) from error
 
 
 def _comma_separated(path: Path) -> Iterator[Row]:

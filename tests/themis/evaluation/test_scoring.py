@@ -117,6 +117,21 @@ def test_an_unreadable_answer_is_wrong_and_reaches_no_metric(registry: PluginReg
     ]
 
 
+def test_a_failed_chain_says_what_each_extractor_missed(registry: PluginRegistry) -> None:
+    chain = ParseSpec(
+        name="p", extractors=[ExtractorRefSpec(id="last_number"), ExtractorRefSpec(id="boxed_text")]
+    )
+
+    result = score(registry, "no idea", "exact_match", transform=chain)
+
+    assert result.to_record()["extraction"] == {
+        "extractor": "boxed_text",
+        "success": False,
+        "value": None,
+        "reason": "last_number: no number; boxed_text: no box",
+    }
+
+
 @pytest.mark.parametrize(
     "output", [{"error": {"kind": "model"}}, {"error": {}, "text": "18"}, {}, {"text": None}]
 )

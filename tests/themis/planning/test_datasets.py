@@ -151,7 +151,7 @@ class TestDefects:
             ("d.csv", b"a,a\n1,2\n", "d.csv, line 1: the first line must name every column once"),
             ("d.csv", b"", "d.csv, line 1: the first line must name every column once"),
             ("d.csv", b'a,b\n"1,2\n', "d.csv, line 2: malformed"),
-            ("d.csv", b"a\nb\n\xff\n", "not UTF-8 text"),
+            ("d.csv", b"a\nb\n\xff\n", "d.csv, line 3: not UTF-8 text"),
             ("d.parquet", b"PAR1nonsense", "d.parquet, row 1: malformed"),
             ("d.xlsx", b"", "d.xlsx: the name must end in one of .jsonl, .ndjson, .json, .csv"),
         ],
@@ -413,6 +413,12 @@ class TestProviders:
     def test_an_unknown_provider_lists_the_known_ones(self) -> None:
         with pytest.raises(SpecValidationError, match="no dataset provider 'y'; there are"):
             self.memory("y")
+
+    def test_a_provider_is_found_by_what_comes_before_the_colon(self) -> None:
+        dataset = {"source": "memory", "dataset_id": "caps:all"}
+
+        for providers in ({"caps": Capitals()}, {"caps:all": Capitals()}):
+            assert len(load(dataset, Path(), providers=providers)) == 3
 
     def test_a_provider_can_be_named_by_its_module(self) -> None:
         items = self.memory(f"{__name__}:Capitals")

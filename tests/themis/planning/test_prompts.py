@@ -106,6 +106,8 @@ def test_values_are_never_templates(value: str) -> None:
         ("{item.choices[2]}", "asks for element 2 of a list of 2"),
         ("{item.choices.x}", "asks for 'x' in item.choices, which is a list"),
         ("{item.missing}", "is null"),
+        ("{item.ok.x}", "asks for 'x' in item.ok, which is true or false"),
+        ("{item.count.x}", "asks for 'x' in item.count, which is a whole number"),
         ("{item.question:.2f}", "cannot write text with the format '.2f'"),
         ("{item.nested:d}", "cannot write an object with the format 'd'"),
         ("{runtime.environment.HOME}", "a prompt cannot read the runtime or the environment"),
