@@ -139,14 +139,18 @@ class Record(msgspec.Struct, frozen=True, gc=False):
         return self.line[start : self.line.rindex(b',"seq":')]
 
 
-def decoder(stage: str) -> Callable[[bytes], RecordLine]:
-    """Return the function that types a record line of a stage.
+class Decoder:
+    """Types the record lines of a stage; its methods raise msgspec.DecodeError.
 
-    The function raises msgspec.DecodeError, whose message names the field.
+    Attributes:
+        one: Types a line; the error names the field.
+        many: Types lines that are given as a JSON array.
     """
-    types: Any = (GenerationLine if stage == "generation" else EvaluationLine) | FailedLine
-    decode: Callable[[bytes], RecordLine] = msgspec.json.Decoder(types).decode
-    return decode
+
+    def __init__(self, stage: str) -> None:
+        types: Any = (GenerationLine if stage == "generation" else EvaluationLine) | FailedLine
+        self.one: Callable[[bytes], RecordLine] = msgspec.json.Decoder(types).decode
+        self.many: Callable[[bytes], list[RecordLine]] = msgspec.json.Decoder(list[types]).decode
 
 
 def content_digest(record: dict[str, Any]) -> str:

@@ -12,6 +12,7 @@ from themis.handoff.register import pending_samples
 from themis.handoff.scoring import PendingScore, pending_scores
 from themis.handoff.session import Session
 from themis.planning.planner import CHARACTERS_PER_TOKEN, PlannedTrial
+from themis.storage.batches import without_cycle_collector
 from themis.storage.ledger import record_export
 from themis.storage.plans import Run, ScorePass
 from themis_bundles import (
@@ -166,6 +167,7 @@ def _unfinished(bundle: Bundle) -> Iterator[tuple[GroupEntry, Item]]:
                 yield group, item
 
 
+@without_cycle_collector()
 def _export(
     session: Session,
     run: Run,

@@ -20,6 +20,7 @@ from themis import identity
 from themis.errors import ErrorCode, ImportRefusedError, ThemisError
 from themis.handoff.quarantine import set_aside
 from themis.storage import projections
+from themis.storage.batches import without_cycle_collector
 from themis.storage.ledger import (
     ExportedBundle,
     attempt_key,
@@ -28,12 +29,15 @@ from themis.storage.ledger import (
     record_import,
     was_imported,
 )
-from themis.storage.plans import MODEL_ERROR, OK, Run, find_run
+from themis.storage.plans import MODEL_ERROR, OK, Run, find_run, trial_key
 from themis.storage.store import Store
 from themis_bundles import Bundle, Census, Chosen, Problem, chosen, verify
 from themis_bundles.attempts import AttemptReader
 
 Resolve = Literal["refuse", "first"]
+
+LOOKUP_BATCH = 500
+"""Trials that are looked up with one query."""
 
 PROBLEMS_SHOWN = 20
 """Problems that a refusal lists; `themis verify --json` has all of them."""
@@ -66,6 +70,7 @@ class ImportReport:
     """Answers that differ from one that the store holds; the stored one was kept."""
 
 
+@without_cycle_collector()
 def import_results(
     store: Store,
     path: Path,
@@ -246,7 +251,13 @@ def _event(
         if record.status != "ok":
             return None, 0
         event = projections.Event(
-            projections.EVALUATED, planned.key, sample, evaluation, attempt, record.record
+            projections.EVALUATED,
+            planned.key,
+            sample,
+            evaluation,
+            attempt,
+            record.record,
+            record.content,
         )
         return event, 0
     if not trusted:
@@ -258,7 +269,13 @@ def _event(
         if status in (OK, MODEL_ERROR):
             return None, 1
     event = projections.Event(
-        projections.GENERATED, planned.key, sample, None, attempt, record.record
+        projections.GENERATED,
+        planned.key,
+        sample,
+        None,
+        attempt,
+        record.record,
+        record.content,
     )
     return event, 0
 
@@ -293,28 +310,40 @@ class _PlannedTrials:
                 (run.key,),
             )
         }
-        ids = {entry.item.body["id"] for entry in entries}
-        for trial_id in ids:
-            self._load(trial_id)
+        self._load(sorted({entry.item.body["id"] for entry in entries}))
 
-    def _load(self, trial_id: str) -> None:
-        low = bytes.fromhex(trial_id)
-        row = self._store.db.execute(
-            # The order of a cross join is fixed: the trial is found by its hash, not by its run.
-            "SELECT t.id, t.hash, t.slice, m.hash, p.hash, t.prompt_hash FROM trials t"
-            " CROSS JOIN run_trials r CROSS JOIN specs m CROSS JOIN specs p"
-            " WHERE t.hash BETWEEN ? AND ? AND r.run = ? AND r.trial = t.id"
-            " AND m.id = t.model AND p.id = t.params",
-            (low + b"\x00" * 16, low + b"\xff" * 16, self._run.key),
-        ).fetchone()
-        if row is None:
-            return
-        samples = self._store.db.execute(
-            "SELECT sample, status FROM candidates WHERE trial = ?", (row[0],)
-        )
-        self._found[trial_id] = _Planned(
-            row[0], row[1].hex(), row[2], row[3], row[4], row[5].hex(), dict(samples.fetchall())
-        )
+    def _load(self, ids: list[str]) -> None:
+        """Find the trials of these ids, and what the store holds of their candidates."""
+        db = self._store.db
+        for start in range(0, len(ids), LOOKUP_BATCH):
+            keys = [trial_key(trial_id) for trial_id in ids[start : start + LOOKUP_BATCH]]
+            marks = ",".join("?" * len(keys))
+            held: dict[int, dict[int, int]] = {}
+            for trial, sample, status in db.execute(
+                "SELECT c.trial, c.sample, c.status FROM trials t"  # noqa: S608
+                f" JOIN candidates c ON c.trial = t.id WHERE t.key IN ({marks})",
+                keys,
+            ):
+                held.setdefault(trial, {})[sample] = status
+            rows = db.execute(
+                # The order of a cross join is fixed: trials are found by key, not by run.
+                "SELECT t.id, t.hash, t.slice, m.hash, p.hash, t.prompt_hash FROM trials t"  # noqa: S608
+                " CROSS JOIN run_trials r CROSS JOIN specs m CROSS JOIN specs p"
+                f" WHERE t.key IN ({marks}) AND r.run = ? AND r.trial = t.id"
+                " AND m.id = t.model AND p.id = t.params",
+                (*keys, self._run.key),
+            )
+            for key, trial_hash, slice_, model, params, prompt in rows:
+                found = _Planned(
+                    key=key,
+                    hash=trial_hash.hex(),
+                    slice=slice_,
+                    model_hash=model,
+                    params_hash=params,
+                    prompt_hash=prompt.hex(),
+                    samples=held.get(key, {}),
+                )
+                self._found[found.hash[: identity.ID_LENGTH]] = found
 
     def of(self, entry: Chosen) -> _Planned:
         planned = self._found.get(entry.item.body["id"])

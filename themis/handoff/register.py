@@ -1,20 +1,18 @@
 """Plan a benchmark into the store: trials, their items, and the score passes of the run."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from itertools import islice
-from typing import Any, TypeVar
+from typing import Any
 
 from themis import identity
 from themis.handoff.session import Session
 from themis.planning.planner import PlannedTrial
+from themis.storage.batches import batched, without_cycle_collector
 from themis.storage.plans import Run, RunRegistration, ScorePass, TrialRow, held_samples
 from themis_bundles import canonical_json
 
 BATCH = 2000
 """Trials per transaction: large enough to be fast, small enough to stay in memory."""
-
-T = TypeVar("T")
 
 _CellKey = tuple[int, int, int, int]
 
@@ -58,6 +56,7 @@ class RegisteredPlan:
         return sum(cell.candidates - cell.held for cell in self.cells if cell.generates)
 
 
+@without_cycle_collector()
 def register_plan(session: Session) -> RegisteredPlan:
     """Expand the benchmark and write its plan to the store; doing it again changes nothing.
 
@@ -151,17 +150,6 @@ def score_passes_of(session: Session) -> Iterator[PlannedPass]:
                 transform=transform,
                 evaluation=identity.evaluation_body(score, versions, transform_hash),
             )
-
-
-def batched(values: Iterable[T], size: int) -> Iterator[list[T]]:
-    """Yield lists of up to `size` values.
-
-    >>> list(batched("abc", 2))
-    [['a', 'b'], ['c']]
-    """
-    iterator = iter(values)
-    while batch := list(islice(iterator, size)):
-        yield batch
 
 
 class _SpecKeys:

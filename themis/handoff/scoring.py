@@ -15,6 +15,7 @@ from themis.errors import StorageError
 from themis.evaluation.passes import compile_pass
 from themis.handoff.session import Session
 from themis.storage import projections
+from themis.storage.batches import without_cycle_collector
 from themis.storage.plans import OK, Run, ScorePass, score_passes
 from themis.storage.store import Store
 
@@ -37,6 +38,7 @@ class PendingScore:
     payload: Mapping[str, Any]
 
 
+@without_cycle_collector()
 def score_pending(
     session: Session, run: Run, *, on_scored: Callable[[int], None] = lambda _count: None
 ) -> int:

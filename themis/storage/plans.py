@@ -110,11 +110,12 @@ class RunRegistration:
                 ),
             )
             db.executemany(
-                "INSERT INTO trials (hash, slice, model, variant, params, item, prompt_hash)"
-                " VALUES (?, ?, ?, ?, ?, (SELECT id FROM items WHERE hash = ?), ?)"
-                " ON CONFLICT (hash) DO NOTHING",
+                "INSERT INTO trials (key, hash, slice, model, variant, params, item, prompt_hash)"
+                " VALUES (?, ?, ?, ?, ?, ?, (SELECT id FROM items WHERE hash = ?), ?)"
+                " ON CONFLICT (key) DO NOTHING",
                 (
                     (
+                        trial_key(row.hash),
                         bytes.fromhex(row.hash),
                         row.slice,
                         row.model,
@@ -127,8 +128,8 @@ class RunRegistration:
                 ),
             )
             db.executemany(
-                "INSERT INTO run_trials (run, trial) SELECT ?, id FROM trials WHERE hash = ?",
-                ((self._run, bytes.fromhex(row.hash)) for row in trials),
+                "INSERT INTO run_trials (run, trial) SELECT ?, id FROM trials WHERE key = ?",
+                ((self._run, trial_key(row.hash)) for row in trials),
             )
 
     def finish(
@@ -235,10 +236,15 @@ def held_samples(
     marks = ",".join("?" * len(hashes))
     rows = store.db.execute(
         "SELECT t.hash, c.sample FROM trials t JOIN candidates c ON c.trial = t.id"  # noqa: S608
-        f" WHERE c.status <= ? AND t.hash IN ({marks})",
-        (worst, *map(bytes.fromhex, hashes)),
+        f" WHERE c.status <= ? AND t.key IN ({marks})",
+        (worst, *map(trial_key, hashes)),
     )
     return {(row[0].hex(), row[1]) for row in rows}
+
+
+def trial_key(trial_hash: str) -> bytes:
+    """Return the key under which a trial is found: the first 128 bits of its hash."""
+    return bytes.fromhex(trial_hash[:32])
 
 
 def _known_items(store: Store, items: Mapping[str, TrialRow]) -> set[str]:

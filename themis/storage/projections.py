@@ -35,6 +35,8 @@ class Event:
     evaluation: int | None
     attempt: int | None
     record: Mapping[str, Any]
+    data: bytes | None = None
+    """The canonical bytes of the record, where they are at hand."""
 
 
 def append(store: Store, events: Iterable[Event]) -> int:
@@ -52,7 +54,7 @@ def append(store: Store, events: Iterable[Event]) -> int:
     rows, applied = [], []
     for event in events:
         seq += 1
-        data = canonical_json(event.record)
+        data = canonical_json(event.record) if event.data is None else event.data
         rows.append(
             (
                 seq,

@@ -7,6 +7,7 @@ Events are the truth. `candidates` and `scores` are projections: dropping them a
 FORMAT = 1
 """The version of these tables; a store of a higher version is refused."""
 
+# `trials.key` is the first half of the hash, which is what a bundle's line carries.
 TABLES = """
 CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
 
@@ -19,7 +20,7 @@ CREATE TABLE items (
     id INTEGER PRIMARY KEY, hash BLOB NOT NULL UNIQUE, item_id TEXT NOT NULL, payload BLOB
 );
 CREATE TABLE trials (
-    id INTEGER PRIMARY KEY, hash BLOB NOT NULL UNIQUE,
+    id INTEGER PRIMARY KEY, key BLOB NOT NULL UNIQUE, hash BLOB NOT NULL,
     slice INTEGER NOT NULL, model INTEGER NOT NULL, variant INTEGER NOT NULL,
     params INTEGER NOT NULL, item INTEGER NOT NULL, prompt_hash BLOB NOT NULL
 );
