@@ -8,7 +8,7 @@ use, and what difference it could have seen. Nothing is rounded, and p is never 
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal, TypeAlias
 
 import numpy as np
@@ -22,6 +22,7 @@ from themis.results.pairing import PairSums, lay_arms, sum_pairs
 from themis.statistics.multiplicity import CORRECTIONS, Correction, adjust_p_values
 
 CompareKey: TypeAlias = Literal["model_id", "prompt_variant_id"]
+CiAdjust: TypeAlias = Literal["none", "bonferroni", "fcr"]
 Verdict: TypeAlias = Literal["better", "worse", "equivalent", "inconclusive"]
 
 LOW_INFORMATION = 6
@@ -56,7 +57,7 @@ class PairedRow:
             `ci_adjust` says so.
         ci_upper: Upper end.
         ci_level: The coverage aimed at, per comparison.
-        ci_adjust: Whether the interval is simultaneous over the family.
+        ci_adjust: How intervals allow for the family: "none", "bonferroni" or "fcr".
         method: Test and interval in one word.
         test: The test alone.
         ci_method: The interval alone.
@@ -139,7 +140,7 @@ class _Question:
     method: PairedMethod
     correction: Correction
     ci_level: float
-    ci_adjust: Literal["none", "bonferroni"]
+    ci_adjust: CiAdjust
     margin: float | None
     power: float
     n_resamples: int
@@ -158,7 +159,7 @@ def paired_compare(  # noqa: PLR0913 -- each is a choice that the reader of a co
     p_value_correction: Correction = "none",
     method: PairedMethod = "auto",
     ci_level: float = 0.95,
-    ci_adjust: Literal["none", "bonferroni"] = "none",
+    ci_adjust: CiAdjust = "none",
     cluster_by: str | None = None,
     margin: float | None = None,
     power: float = 0.8,
@@ -184,7 +185,9 @@ def paired_compare(  # noqa: PLR0913 -- each is a choice that the reader of a co
         method: "auto": McNemar mid-p with the Bonett-Price interval where all scores are 0
             or 1, else paired t; CR2 t when clustered. Others by name.
         ci_level: Coverage of the interval; 1 - ci_level is also the level of verdicts.
-        ci_adjust: "bonferroni" widens intervals to hold jointly over the family.
+        ci_adjust: "bonferroni" widens all intervals to hold jointly over the family; "fcr"
+            those of the significant comparisons, for having been selected (Y. Benjamini and
+            D. Yekutieli 2005, JASA 100:71-81).
         cluster_by: A key whose value groups items that resemble each other.
         margin: The largest difference that does not matter; turns on equivalence.
         power: The power that `mde` is for.
@@ -200,6 +203,8 @@ def paired_compare(  # noqa: PLR0913 -- each is a choice that the reader of a co
     if p_value_correction not in CORRECTIONS:
         known_names = ", ".join(CORRECTIONS)
         raise ValueError(f"unknown correction {p_value_correction!r}; known: {known_names}")
+    if ci_adjust not in ("none", "bonferroni", "fcr"):
+        raise ValueError(f"unknown ci_adjust {ci_adjust!r}; known: none, bonferroni, fcr")
     if margin is not None and margin <= 0:
         raise ValueError("margin must be above 0")
     names = (group_by,) if isinstance(group_by, str) else tuple(group_by or ())
@@ -275,6 +280,14 @@ def _rows(labels: list[dict[str, Any]], sums: PairSums, question: _Question) -> 
     )  # fmt: skip
     found = examine(sums, plan)
     adjusted = adjust_p_values(found.p_value, question.correction)
+    selected = adjusted <= alpha
+    if question.ci_adjust == "fcr" and selected.any():
+        wider = examine(sums, replace(plan, level=1 - alpha * selected.sum() / asked))
+        found = replace(
+            found,
+            lower=np.where(selected, wider.lower, found.lower),
+            upper=np.where(selected, wider.upper, found.upper),
+        )
     family = int(np.isfinite(found.p_value).sum())
     with np.errstate(invalid="ignore", divide="ignore"):
         baseline_mean, treatment_mean = sums.baseline / sums.n, sums.treatment / sums.n

@@ -371,6 +371,27 @@ class TestFamilies:
         assert [row.ci_lower for row in joint] == pytest.approx([row.ci_lower for row in alone])
         assert {row.ci_adjust for row in joint} == {"bonferroni"}
 
+    def test_selected_intervals_are_widened_for_their_selection(self, table: Build) -> None:
+        rng = np.random.default_rng(4)
+        scores = table(
+            [
+                {"model": m, "slice": str(s), "item": str(i),
+                 "value": float(rng.normal(s if m == "new" else 0))}
+                for m in ("base", "new") for s in range(4) for i in range(30)
+            ]
+        )  # fmt: skip
+
+        def rows(**asked: Any) -> list[PairedRow]:
+            return paired_compare(scores, baseline="base", p_value_correction="bh", **asked)
+
+        plain, widened, reference = rows(), rows(ci_adjust="fcr"), rows(ci_level=1 - 0.05 * 3 / 4)
+
+        assert [row.verdict for row in widened] == ["inconclusive", *["better"] * 3]
+        assert widened[0].ci_lower == plain[0].ci_lower
+        for row, wide in zip(widened[1:], reference[1:], strict=True):
+            assert row.ci_lower == pytest.approx(wide.ci_lower)
+            assert row.ci_upper == pytest.approx(wide.ci_upper)
+
     def test_few_draws_for_a_large_family_are_flagged(self, table: Build) -> None:
         rng = np.random.default_rng(2)
         scores = table(
@@ -469,6 +490,7 @@ class TestRefusals:
             ({"baseline": "base", "group_by": "x"}, "known keys: model_id"),
             ({"baseline": "base", "method": "z"}, "known: auto, mcnemar_midp"),
             ({"baseline": "base", "p_value_correction": "z"}, "known: none, bonferroni"),
+            ({"baseline": "base", "ci_adjust": "z"}, "known: none, bonferroni, fcr"),
             ({"baseline": "base", "compare": "slice_id"}, "known: model_id, prompt_variant_id"),
         ):
             with pytest.raises(ValueError, match=words):

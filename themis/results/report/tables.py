@@ -158,11 +158,8 @@ def paired_table(rows: Sequence[PairedRow], title: str = "Paired differences") -
     if adjusted:
         fields.append(_number(f"p {adjusted}", lambda row: numbers.p_value(row.adjusted_p_value)))
         sizes = " or ".join(str(size) for size in sorted({row.family_size for row in rows}))
-        joint = any(row.ci_adjust != "none" for row in rows)
-        notes.append(
-            f"p {adjusted} is corrected over {sizes} comparisons; intervals are "
-            f"{'simultaneous' if joint else 'per comparison'}."
-        )
+        kinds = " or ".join(sorted({_INTERVALS[row.ci_adjust] for row in rows}))
+        notes.append(f"p {adjusted} is corrected over {sizes} comparisons; intervals are {kinds}.")
     fields.append(_number("mde", lambda row: numbers.score(row.mde), optional=True))
     if any(row.margin is not None for row in rows):
         fields.append((Column("verdict"), lambda row: row.verdict))
@@ -178,6 +175,13 @@ def paired_table(rows: Sequence[PairedRow], title: str = "Paired differences") -
         (*notes, *_legend(rows)) if rows else (),
         frozenset(place for place, row in enumerate(rows) if row.verdict in ("better", "worse")),
     )
+
+
+_INTERVALS: Mapping[str, str] = {
+    "none": "per comparison",
+    "bonferroni": "simultaneous",
+    "fcr": "widened for the significant comparisons (false coverage rate)",
+}
 
 
 def _number(
