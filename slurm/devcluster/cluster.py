@@ -177,6 +177,14 @@ def _job_processes(cluster: Cluster, node: str | None = None) -> Iterator[int]:
             yield int(proc.name)
 
 
+def _kill_jobs(cluster: Cluster, node: str | None = None) -> int:
+    """Kill every process of every job, on one node or on all, and count them."""
+    victims = list(_job_processes(cluster, node))
+    for victim in victims:
+        _kill(victim, signal.SIGKILL)
+    return len(victims)
+
+
 def _holds_open(proc: Path, file: Path) -> bool:
     with contextlib.suppress(OSError):
         for descriptor in (proc / "fd").iterdir():
@@ -566,8 +574,7 @@ def down(cluster: Cluster, *, remove: bool) -> None:
     """End every process of the cluster, its jobs included."""
     for node in NODES:
         _end(cluster, f"slurmd-{node}")
-    for pid in _job_processes(cluster):
-        _kill(pid, signal.SIGKILL)
+    _until(lambda: not _kill_jobs(cluster), 10)
     for daemon in ("slurmctld", "slurmdbd", "mariadb", "munged"):
         _end(cluster, daemon)
     if remove and (cluster.state / "cluster.json").exists():
@@ -589,9 +596,8 @@ def node(cluster: Cluster, action: str, name: str) -> None:
     else:
         if pid is not None:
             _kill(pid, signal.SIGKILL)
-        for _ in range(2):  # what a process spawned while the list was read
-            for victim in _job_processes(cluster, name):
-                _kill(victim, signal.SIGKILL)
+        # Again, for what a process spawned while the list was read.
+        _until(lambda: not _kill_jobs(cluster, name), 10)
         cluster.pid_file(f"slurmd-{name}").unlink(missing_ok=True)
 
 

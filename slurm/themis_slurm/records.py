@@ -18,7 +18,7 @@ from themis_bundles.files import make_folder, publish_once, replace
 from themis_slurm.model import Frozen
 from themis_slurm.processes import ProcessName
 
-State = Literal["prepared", "submitted", "refused", "cancelled"]
+State = Literal["prepared", "submitted", "refused"]
 
 
 class SubmissionRecord(Frozen):
@@ -31,7 +31,7 @@ class SubmissionRecord(Frozen):
     """What it was submitted to."""
 
     state: State
-    """How far it came: prepared, then submitted or refused; cancelled by our own command."""
+    """How far it came: prepared, then submitted or refused."""
 
     name: str
     """The job name, unique to this submission."""
@@ -62,6 +62,9 @@ class SubmissionRecord(Frozen):
 
     excluded_nodes: tuple[str, ...] = ()
     """Nodes that it was kept away from, because tasks found them unfit."""
+
+    cancelled: tuple[int, ...] = ()
+    """Shards that a person stopped; Slurm forgets an element that was stopped while it waited."""
 
     reason: str | None = None
     """Why it was refused."""
@@ -133,7 +136,7 @@ def tries_without_progress(records: Sequence[SubmissionRecord], shard: int, fini
     for record, done in _submissions_of(shard, reversed(records)):
         if done < finished:
             break
-        count += record.state in {"prepared", "submitted"}
+        count += record.state != "refused" and shard not in record.cancelled
     return count
 
 

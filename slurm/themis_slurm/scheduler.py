@@ -2,7 +2,7 @@
 
 JSON output is larger by two orders of magnitude and its schema moves with every release; the
 fields used here have been the same for ten years. A question that gets no answer is asked
-again with growing pauses; it is never mistaken for the answer "nothing".
+once more; it is never mistaken for the answer "nothing".
 """
 
 import logging
@@ -20,7 +20,8 @@ from themis_slurm.errors import SchedulerError
 log = logging.getLogger(__name__)
 
 COMMAND_TIMEOUT_S = 60
-_PAUSES_S = (1.0, 3.0, 9.0)
+# Slurm's own commands try for 10 s and more before they give up.
+_PAUSES_S = (3.0,)
 # slurmctld restarts, overload, and per-user rate limits all end in one of these.
 _PASSING = re.compile(
     r"unable to contact|timed out|temporarily|connection refused|communications? (failure|error)"
@@ -137,7 +138,7 @@ def parse_queue(output: str) -> Iterator[QueueRow]:
 # --- what became of the others ------------------------------------------------------------
 
 ACCOUNTING_FIELDS = (
-    "JobID,JobName,State,ExitCode,DerivedExitCode,Start,End,ElapsedRaw,NodeList,AllocTRES,Reason"
+    "JobID,JobName,State,ExitCode,DerivedExitCode,Start,End,ElapsedRaw,NodeList,Reason"
 )
 
 
@@ -157,7 +158,6 @@ class AccountingRow:
         start, end: As sacct prints them.
         elapsed_s: Seconds that it ran.
         node: Where it ran.
-        tres: What it was given, such as `cpu=4,gres/gpu=1`.
         reason: Slurm's reason.
     """
 
@@ -173,14 +173,7 @@ class AccountingRow:
     end: str
     elapsed_s: int
     node: str
-    tres: str
     reason: str
-
-    @property
-    def gpu_seconds(self) -> int:
-        """GPUs times seconds."""
-        found = re.search(r"gres/gpu=(\d+)", self.tres)
-        return self.elapsed_s * int(found[1]) if found else 0
 
 
 def accounting(array_ids: Sequence[str], since: float) -> tuple[AccountingRow, ...] | None:
@@ -209,21 +202,19 @@ def accounting(array_ids: Sequence[str], since: float) -> tuple[AccountingRow, .
 def parse_accounting(output: str) -> Iterator[AccountingRow]:
     r"""Read the lines of sacct; a row for several pending elements becomes one row for each.
 
-    >>> [row.index for row in parse_accounting("7_[0-1,4%2]|n|PENDING|0:0|0:0|a|b|0|c|t|r\n")]
+    >>> [row.index for row in parse_accounting("7_[0-1,4%2]|n|PENDING|0:0|0:0|a|b|0|c|r\n")]
     [0, 1, 4]
     """
     for line in output.splitlines():
         # The reason is last, and may hold anything.
-        job, name, state, code, derived, start, end, elapsed, node, tres, reason = line.split(
-            "|", 10
-        )
+        job, name, state, code, derived, start, end, elapsed, node, reason = line.split("|", 9)
         job, _, step = job.partition(".")
         array_id, _, index = job.partition("_")
         word, _, by = state.partition(" by ")
         for element in _indices(index):
             yield AccountingRow(
                 array_id, element, step, name, word.strip(), by.strip(), code, derived,
-                start, end, int(elapsed or 0), node, tres, reason,
+                start, end, int(elapsed or 0), node, reason,
             )  # fmt: skip
 
 

@@ -194,7 +194,7 @@ class StatusReader:
         for shard in dead:
             record = latest[shard]
             failure = words.get((record.job_id or "", shard))
-            if record.state == "cancelled":
+            if shard in record.cancelled:
                 verdicts[shard] = Verdict(Cause.CANCELLED, "by our own command")
             elif failure is not None:
                 verdicts[shard] = Verdict(failure.cause, _first_line(failure.message), failure.node)

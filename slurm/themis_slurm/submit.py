@@ -155,12 +155,13 @@ def cancel(workspace: Workspace, *, shards: Sequence[int] | None = None) -> tupl
         records = open_records(workspace, _recover(workspace, fleet))
         alive = fleet.alive(records)
         wanted = tuple(sorted(set(alive) if shards is None else set(alive).intersection(shards)))
-        fleet.cancel(records, wanted)
+        # Written first: a waiting `run_until_done` must not take the end for an accident.
         for record in records:
-            if record.state == "submitted" and shards is None:
-                update_record(
-                    workspace.submissions, record.model_copy(update={"state": "cancelled"})
-                )
+            stopped = set(wanted).intersection(record.shards)
+            if stopped:
+                noted = {"cancelled": tuple(sorted(stopped.union(record.cancelled)))}
+                update_record(workspace.submissions, record.model_copy(update=noted))
+        fleet.cancel(records, wanted)
         return wanted
 
 

@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import signal
 import subprocess
 import time
 from collections.abc import Callable, Iterator
@@ -20,6 +21,7 @@ class DevCluster:
     """A running development cluster."""
 
     state: Path
+    options: tuple[str, ...]
 
     @property
     def conf(self) -> str:
@@ -28,6 +30,15 @@ class DevCluster:
     def node(self, action: str, name: str) -> None:
         command = [str(DEVCLUSTER / "node"), action, name, "--state", str(self.state)]
         subprocess.run(command, check=True, timeout=60)
+
+    def stop_controller(self) -> None:
+        """End slurmctld and nothing else, as when its machine is rebooted."""
+        os.kill(int((self.state / "run" / "slurmctld.pid").read_text()), signal.SIGKILL)
+
+    def up(self) -> None:
+        """Start whatever does not run."""
+        command = [str(DEVCLUSTER / "up"), "--state", str(self.state), *self.options]
+        subprocess.run(command, check=True, capture_output=True, timeout=120)
 
 
 def _up(require: Require, *options: str) -> DevCluster:
@@ -38,7 +49,7 @@ def _up(require: Require, *options: str) -> DevCluster:
     lacking = "missing Debian packages" in done.stderr or "needs root" in done.stderr
     require(not lacking, f"no Slurm to test with: {done.stderr.strip()}")
     assert done.returncode == 0, done.stderr
-    return DevCluster(state)
+    return DevCluster(state, options)
 
 
 def _down(cluster: DevCluster) -> None:

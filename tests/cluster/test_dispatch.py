@@ -10,7 +10,7 @@ from typing import Any, Protocol
 
 import pytest
 
-from themis_bundles import Bundle, BundleInfo, BundleWriter, GroupSpec, verify
+from themis_bundles import Bundle, BundleInfo, BundleWriter, GroupSpec, shard_state, verify
 from themis_bundles.results import read_statuses
 from themis_slurm.doctor import examine, examine_node
 from themis_slurm.errors import SubmissionRefusedError
@@ -33,6 +33,10 @@ class Nodes(Protocol):
     """What a test may do to the cluster's machines."""
 
     def node(self, action: str, name: str) -> None: ...
+
+    def stop_controller(self) -> None: ...
+
+    def up(self) -> None: ...
 
 
 def slurm(*command: str) -> str:
@@ -193,7 +197,7 @@ def test_what_was_cancelled_is_submitted_again_and_only_that(
 
     assert {shard for record in again.records for shard in record.shards} >= stopped | others
     assert not {s for r in again.records for s in r.shards} & set(again.alive)
-    assert finish(twelve, how).complete
+    assert finish(twelve, profile(20)).complete
     assert_every_item_once(twelve.bundle.path)
 
 
@@ -209,7 +213,7 @@ def test_a_killed_worker_loses_nothing_that_was_flushed(cluster: object, tmp_pat
     eventually(lambda: shards_that_are(workspace, Cause.CRASHED) == [1], "crash of shard 1")
     kept = status_of(workspace).rows[1].done
 
-    status = finish(workspace, how)
+    status = finish(workspace, profile(20))
 
     assert status.complete
     assert_every_item_once(workspace.bundle.path)
@@ -249,7 +253,7 @@ def test_a_crashed_node_costs_its_attempts_only(cluster: Nodes, twelve: Workspac
             ),
             "node failure in the accounting",
         )
-        status = finish(twelve, how)
+        status = finish(twelve, profile(20))
     finally:
         cluster.node("start", "c3")
 
@@ -271,7 +275,7 @@ def test_a_preempted_shard_keeps_what_it_finished(cluster: object, tmp_path: Pat
 
     slurm("sbatch", "-p", "high", "-w", "c1", "-c", "4", "-o", "/dev/null", "--wrap", "sleep 1")
     eventually(lambda: _preempted(workspace), "preemption")
-    status = finish(workspace, how)
+    status = finish(workspace, profile(20, sbatch=pinned, cpus=4))
 
     assert status.complete
     assert_every_item_once(workspace.bundle.path)
@@ -431,6 +435,33 @@ def test_the_summary_of_a_run_is_plain_json(cluster: object, tmp_path: Path) -> 
 
     assert summary["items"] == {"total": 4, "done": 4}
     assert summary["shards"] == {"total": 2, "complete": 2}
+
+
+def test_jobs_go_on_while_the_controller_is_away(unaccounted: Nodes, tmp_path: Path) -> None:
+    workspace = open_workspace(make_bundle(tmp_path / "bundle", shards=3, items=10))
+    how = profile(300, account=None)
+    submit_all(workspace, how)
+    for shard in range(3):
+        pid_of(workspace, shard)
+
+    unaccounted.stop_controller()
+    try:
+        away = status_of(workspace)
+        eventually(lambda: status_of_files(workspace) == 30, "results without a controller")
+    finally:
+        unaccounted.up()
+
+    assert "Unable to contact slurm controller" in str(away.scheduler_error)
+    assert {row.cause for row in away.rows} <= {Cause.UNKNOWN, Cause.COMPLETE}
+    assert finish(workspace, how).complete
+    assert len(read_records(workspace.submissions)) == 1
+    assert_every_item_once(workspace.bundle.path)
+
+
+def status_of_files(workspace: Workspace) -> int:
+    """Count finished items without asking anybody."""
+    states = [shard_state(workspace.bundle, shard) for shard in range(3)]
+    return sum(state.ok for state in states)
 
 
 def test_the_doctor_looks_at_the_cluster_and_at_a_node(cluster: object, tmp_path: Path) -> None:

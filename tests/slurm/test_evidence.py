@@ -27,17 +27,17 @@ RECORDED = {
 # From clusters with cgroups, which this machine's Slurm does without.
 TOLD = {
     "memory, the step says so": (
-        "7|n|FAILED|1:0|0:125|a|b|9|c1|t|None\n7.0|python|OUT_OF_MEMORY|0:125||a|b|9|c1|t|",
+        "7|n|FAILED|1:0|0:125|a|b|9|c1|None\n7.0|python|OUT_OF_MEMORY|0:125||a|b|9|c1|",
         Cause.OUT_OF_MEMORY,
     ),
     "memory, the job says so": (
-        "7|n|OUT_OF_MEMORY|0:125|0:0|a|b|9|c1|t|None",
+        "7|n|OUT_OF_MEMORY|0:125|0:0|a|b|9|c1|None",
         Cause.OUT_OF_MEMORY,
     ),
-    "no log directory": ("7|n|FAILED|0:53|0:0|a|b|0|c1|t|JobLaunchFailure", Cause.CRASHED),
-    "boot failure": ("7|n|BOOT_FAIL|0:0|0:0|a|b|0|c1|t|None", Cause.NODE_FAILURE),
-    "deadline": ("7|n|DEADLINE|0:0|0:0|a|b|0|c1|t|None", Cause.TIME_LIMIT),
-    "a state of the future": ("7|n|SURPRISED|0:0|0:0|a|b|0|c1|t|None", Cause.LOST),
+    "no log directory": ("7|n|FAILED|0:53|0:0|a|b|0|c1|JobLaunchFailure", Cause.CRASHED),
+    "boot failure": ("7|n|BOOT_FAIL|0:0|0:0|a|b|0|c1|None", Cause.NODE_FAILURE),
+    "deadline": ("7|n|DEADLINE|0:0|0:0|a|b|0|c1|None", Cause.TIME_LIMIT),
+    "a state of the future": ("7|n|SURPRISED|0:0|0:0|a|b|0|c1|None", Cause.LOST),
 }
 
 

@@ -83,7 +83,7 @@ class TestTriesWithoutProgress:
         assert tries_without_progress(tries, 4, finished=6) == 0
 
     def test_cancelled_and_refused_submissions_were_no_tries(self) -> None:
-        tries = [record(1, state="cancelled"), record(2, state="refused"), record(3)]
+        tries = [record(1, cancelled=(4,)), record(2, state="refused"), record(3)]
 
         assert tries_without_progress(tries, 4, finished=0) == 1
 

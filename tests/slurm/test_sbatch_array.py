@@ -217,8 +217,8 @@ class TestEvidence:
         self, monkeypatch: pytest.MonkeyPatch, workspace: Workspace
     ) -> None:
         text = (
-            "7_0|themis-abc-0007-ff|COMPLETED|0:0|0:0|a|b|9|c1|t|None\n"
-            "7_1|themis-abc-0007-ff|TIMEOUT|0:0|0:0|a|b|9|c1|t|None\n"
+            "7_0|themis-abc-0007-ff|COMPLETED|0:0|0:0|a|b|9|c1|None\n"
+            "7_1|themis-abc-0007-ff|TIMEOUT|0:0|0:0|a|b|9|c1|None\n"
         )
 
         assert self.judged(monkeypatch, workspace, text) is Cause.TIME_LIMIT
@@ -227,8 +227,8 @@ class TestEvidence:
         self, monkeypatch: pytest.MonkeyPatch, workspace: Workspace
     ) -> None:
         text = (
-            "7_1|somebody|TIMEOUT|0:0|0:0|a|b|9|c1|t|None\n"
-            "7_1.0|python|OUT_OF_MEMORY|0:125||a|b|9|c1|t|\n"
+            "7_1|somebody|TIMEOUT|0:0|0:0|a|b|9|c1|None\n"
+            "7_1.0|python|OUT_OF_MEMORY|0:125||a|b|9|c1|\n"
         )
 
         assert self.judged(monkeypatch, workspace, text) is Cause.LOST

@@ -126,14 +126,9 @@ class TestAccounting:
         assert [row.step for row in _recorded("memory")] == ["", "batch", "0"]
 
     def test_a_cut_list_gives_what_is_left_of_it(self) -> None:
-        line = "7_[0-2,5,...]|n|PENDING|0:0|0:0|None|None|0|None assigned||None\n"
+        line = "7_[0-2,5,...]|n|PENDING|0:0|0:0|None|None|0|None assigned|None\n"
 
         assert [row.index for row in parse_accounting(line)] == [0, 1, 2, 5]
-
-    def test_gpu_seconds_are_gpus_times_seconds(self) -> None:
-        line = "7|n|COMPLETED|0:0|0:0|a|b|90|c1|cpu=4,gres/gpu=2,node=1|None\n"
-
-        assert [row.gpu_seconds for row in parse_accounting(line)] == [180]
 
     def test_a_cluster_without_accounting_gives_none(self, commands: Path) -> None:
         command(commands, "sacct", "echo 'Slurm accounting storage is disabled' >&2; exit 1")

@@ -157,9 +157,10 @@ def test_what_was_cancelled_here_says_so(
 ) -> None:
     fake.live.clear()
     (record,) = read_records(workspace.submissions)
-    update_record(workspace.submissions, record.model_copy(update={"state": "cancelled"}))
+    update_record(workspace.submissions, record.model_copy(update={"cancelled": (1, 4)}))
 
-    assert causes(reader.read()) == [Cause.CANCELLED] * 6
+    assert [row.shard for row in reader.read().with_cause(Cause.CANCELLED)] == [1, 4]
+    assert fake.questions == ["alive", "evidence"]
 
 
 def test_a_controller_that_is_away_is_said_and_results_are_still_counted(

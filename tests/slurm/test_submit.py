@@ -2,7 +2,8 @@
 
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from themis_slurm.failures import leave_failure
 from themis_slurm.fleet import Fleet
 from themis_slurm.profile import ClusterProfile
 from themis_slurm.records import SubmissionRecord, read_records, update_record
-from themis_slurm.submit import submit, unfit_nodes
+from themis_slurm.submit import cancel, submit, unfit_nodes
 from themis_slurm.workspace import Workspace, open_for_profile
 
 PROFILE = ClusterProfile(cpus=2)
@@ -251,3 +252,27 @@ def test_an_element_that_ended_between_the_questions_is_not_submitted(
     fake.alive = finish_meanwhile
 
     assert submit(workspace, PROFILE, fleet).shards == 0
+
+
+def test_what_was_cancelled_is_written_down_before_it_ends(
+    workspace: Workspace, fleet: Fleet, fake: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    submit(workspace, PROFILE, fleet)
+    noted: list[tuple[int, ...]] = []
+
+    @contextmanager
+    def fake_fleet(*_arguments: object) -> Iterator[Fleet]:
+        yield fleet
+
+    monkeypatch.setattr(submitting, "fleet_for", fake_fleet)
+    monkeypatch.setattr(
+        fake,
+        "cancel",
+        lambda *_a: noted.extend(r.cancelled for r in read_records(workspace.submissions)),
+    )
+    fake.live.pop(5)
+
+    stopped = cancel(workspace, shards=[1, 4, 5])
+
+    assert stopped == (1, 4)
+    assert noted == [(1, 4)]

@@ -30,5 +30,5 @@ sleep 2; scancel "$(cat /tmp/j$$)_1"; rm /tmp/j$$
 sleep 75
 scancel --name waiting; sleep 3
 SLURM_BITSTR_LEN=0 sacct -n -P -D -S now-1hour \
-  -o JobID,JobName,State,ExitCode,DerivedExitCode,Start,End,ElapsedRaw,NodeList,AllocTRES,Reason \
+  -o JobID,JobName,State,ExitCode,DerivedExitCode,Start,End,ElapsedRaw,NodeList,Reason \
   >"$here/sacct.txt"
