@@ -95,18 +95,18 @@ def test_a_version_that_was_not_tested_is_refused(
         create_engine(EngineSettings("vllm", "tiny", model_path=tiny_chat))
 
 
-def test_user_signals_that_come_while_an_engine_is_built_are_kept() -> None:
-    caught: list[int] = []
-    former = signal.signal(signal.SIGUSR2, lambda number, _: caught.append(number))
-    try:
-        with vllm_module._user_signals_blocked():
-            os.kill(os.getpid(), signal.SIGUSR2)
-            inside = list(caught)
-    finally:
-        signal.signal(signal.SIGUSR2, former)
+def test_children_that_start_while_an_engine_is_built_never_get_user_signals() -> None:
+    report = "import signal; print(sorted(signal.pthread_sigmask(signal.SIG_BLOCK, ())))"
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, ())
 
-    assert inside == []
-    assert caught == [signal.SIGUSR2]
+    with vllm_module._user_signals_blocked():
+        child = subprocess.run(
+            [sys.executable, "-c", report], capture_output=True, text=True, check=True
+        )
+
+    assert "SIGUSR1" in child.stdout
+    assert "SIGUSR2" in child.stdout
+    assert signal.pthread_sigmask(signal.SIG_BLOCK, ()) == before
 
 
 WORKER = """
