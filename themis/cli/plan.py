@@ -2,7 +2,7 @@
 
 import dataclasses
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -14,9 +14,24 @@ if TYPE_CHECKING:
 
 @click.command()
 @click.argument("benchmark")
+@click.option("--diff", "other", metavar="OTHER", help="Compare with this older benchmark instead.")
+@click.option("--shard-items", type=click.IntRange(min=1), default=512, show_default=True)
+@click.option(
+    "--tokens-per-second",
+    type=click.FloatRange(min=0, min_open=True),
+    help="What one GPU generates: adds GPU-hours and the time of a shard.",
+)
 @project_option
 @json_option
-def command(benchmark: str, project: Path | None, *, as_json: bool) -> None:
+def command(
+    benchmark: str,
+    other: str | None,
+    shard_items: int,
+    tokens_per_second: float | None,
+    project: Path | None,
+    *,
+    as_json: bool,
+) -> None:
     """Show what BENCHMARK asks of which model, and how much of it is still open.
 
     The plan is kept in the project's store; planning again changes nothing.
@@ -24,9 +39,14 @@ def command(benchmark: str, project: Path | None, *, as_json: bool) -> None:
     \b
     Example:
         themis plan my-eval/benchmark.toml
+        themis plan new/benchmark.toml --diff old/benchmark.toml
     """
     from themis.handoff.register import register_plan
     from themis.orchestration.sessions import open_session
+
+    if other is not None:
+        _print_diff(benchmark, other, project, as_json=as_json)
+        return
 
     with open_session(benchmark, project) as session:
         plan = register_plan(session)
@@ -38,11 +58,59 @@ def command(benchmark: str, project: Path | None, *, as_json: bool) -> None:
                 "trials": plan.run.trials,
                 "candidates": plan.candidates,
                 "pending": plan.pending,
+                "estimate": _estimate(plan, shard_items, tokens_per_second),
                 "cells": [dataclasses.asdict(cell) for cell in plan.cells],
             }
         )
         return
     _print_matrix(plan)
+    if tokens_per_second is not None:
+        estimate = _estimate(plan, shard_items, tokens_per_second)
+        click.echo(
+            f"At {tokens_per_second:g} tokens/s the open work takes at most "
+            f"{estimate['gpu_hours']:,.2f} GPU-hours in {estimate['shards']:,} shards of at most "
+            f"{estimate['shard_minutes']:,.1f} minutes each, model loading not counted."
+        )
+
+
+def _estimate(
+    plan: "RegisteredPlan", shard_items: int, tokens_per_second: float | None
+) -> dict[str, Any]:
+    """Bound the open work: every answer as long as it may be."""
+    cells = [cell for cell in plan.cells if cell.generates and cell.candidates]
+    open_items = {id(cell): cell.candidates - cell.held for cell in cells}
+    tokens = sum(cell.max_new_tokens * open_items[id(cell)] // cell.candidates for cell in cells)
+    per_model: dict[str, int] = {}
+    for cell in cells:
+        per_model[cell.model_id] = per_model.get(cell.model_id, 0) + open_items[id(cell)]
+    longest = max((cell.max_new_tokens / cell.candidates for cell in cells), default=0.0)
+    estimate: dict[str, Any] = {
+        "open": plan.pending,
+        "shards": sum(-(-count // shard_items) for count in per_model.values()),
+        "max_new_tokens": tokens,
+    }
+    if tokens_per_second is not None:
+        largest = min(shard_items, max(per_model.values(), default=0))
+        estimate["gpu_hours"] = tokens / tokens_per_second / 3600
+        estimate["shard_minutes"] = longest * largest / tokens_per_second / 60
+    return estimate
+
+
+def _print_diff(benchmark: str, other: str, project: Path | None, *, as_json: bool) -> None:
+    from themis.handoff.plan_diff import diff_plans
+    from themis.orchestration.sessions import open_session
+
+    with open_session(other, project) as old, open_session(benchmark, project) as new:
+        found = diff_plans(old, new)
+    if as_json:
+        print_json(dataclasses.asdict(found))
+        return
+    click.echo(f"{found.kept:,} trials kept, {found.added:,} added, {found.removed:,} removed")
+    for slice_id, count in found.added_by_slice.items():
+        click.echo(f"  {slice_id}: {count:,} added")
+    for word, names in (("added", found.scores_added), ("removed", found.scores_removed)):
+        for name in names:
+            click.echo(f"  score {name}: {word}")
 
 
 def _print_matrix(plan: "RegisteredPlan") -> None:

@@ -71,7 +71,8 @@ def run_benchmark(
     scored = score_pending(session, plan.run)
     if scored:
         say(f"scored {scored:,} candidates")
-    return RunOutcome(plan, generated, scored, _open_or_failed(session, plan.run))
+    wanted = sum(cell.candidates for cell in plan.cells if cell.generates)
+    return RunOutcome(plan, generated, scored, wanted - _answered(session, plan.run))
 
 
 def dispatch_here(options: WorkOptions) -> Dispatch:
@@ -132,10 +133,15 @@ def _records_imported(session: Session, bundle: int) -> int:
     return sum(best.values())
 
 
-def _open_or_failed(session: Session, run: Run) -> int:
+def _answered(session: Session, run: Run) -> int:
+    """Return how many candidates of the slices that generate have an answer."""
+    generating = [p.slice_id for p in session.benchmark.slices if p.generation is not None]
+    marks = ",".join("?" * len(generating))
     (ok,) = session.store.db.execute(
-        "SELECT count(*) FROM run_trials r JOIN candidates c ON c.trial = r.trial"
-        " WHERE r.run = ? AND c.status = 0 AND c.sample < ?",
-        (run.key, run.num_samples),
+        "SELECT count(*) FROM run_trials r JOIN candidates c ON c.trial = r.trial"  # noqa: S608
+        " JOIN trials t ON t.id = r.trial JOIN specs s ON s.id = t.slice"
+        " WHERE r.run = ? AND c.status = 0 AND c.sample < ?"
+        f" AND json_extract(s.body, '$.slice_id') IN ({marks})",
+        (run.key, run.num_samples, *generating),
     ).fetchone()
-    return run.trials * run.num_samples - int(ok)
+    return int(ok)
