@@ -18,7 +18,7 @@ import itertools
 import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import orjson
 
@@ -46,6 +46,19 @@ _OPTIONS = (
     | orjson.OPT_PASSTHROUGH_DATACLASS
     | orjson.OPT_PASSTHROUGH_DATETIME
 )
+
+
+class Batch(NamedTuple):
+    """Some lines of a frame."""
+
+    lines: Sequence[bytes]
+    """The lines."""
+
+    values: list[Any] | None
+    """Their values; None when at least one line is not canonical JSON."""
+
+    joined: bytes
+    """The lines with commas between them."""
 
 
 def canonical_json(value: Any) -> bytes:
@@ -92,16 +105,24 @@ def parse_canonical(data: bytes) -> Any:
 def parse_lines(lines: Sequence[bytes]) -> Iterator[Any]:
     """Parse lines, each of which must be canonical JSON, and give their values in order.
 
+    Raises:
+        CanonicalError: At the first line that is not canonical, after the values before it.
+    """
+    for batch in batches(lines):
+        yield from map(parse_canonical, batch.lines) if batch.values is None else batch.values
+
+
+def batches(lines: Sequence[bytes]) -> Iterator[Batch]:
+    """Parse lines a few at a time, and tell whether all lines of a batch are canonical JSON.
+
     One serialisation of a batch proves what `parse_canonical` proves line by line, at half the
     cost: every line is one whole value, so the commas between the lines are the only ones at
     that level, and equal bytes mean equal lines. The batch is wrapped in just so many arrays
     that orjson's own limit on nesting refuses a value that nests too deep.
-
-    Raises:
-        CanonicalError: At the first line that is not canonical, after the values before it.
     """
     for start in range(0, len(lines), _BATCH):
         batch = lines[start : start + _BATCH]
+        joined = b",".join(batch)
         try:
             values = [orjson.loads(line) for line in batch]
             wrapped = values
@@ -109,11 +130,10 @@ def parse_lines(lines: Sequence[bytes]) -> Iterator[Any]:
                 wrapped = [wrapped]
             again = orjson.dumps(wrapped, None, _OPTIONS)
         except (orjson.JSONDecodeError, TypeError):
-            values, again = [], b""
-        if again == b"".join((_OPEN, b",".join(batch), _CLOSE)):
-            yield from values
+            yield Batch(batch, None, joined)
         else:
-            yield from map(parse_canonical, batch)
+            proved = again == b"".join((_OPEN, joined, _CLOSE))
+            yield Batch(batch, values if proved else None, joined)
 
 
 def sha256_hex(data: bytes) -> str:

@@ -215,12 +215,11 @@ def shard_problems(bundle: Bundle, shard_index: int) -> tuple[Problem, ...]:
 def _check_shard(bundle: Bundle, index: int, tally: _Tally, *, quick: bool) -> None:
     counts = tally.shards[index] = dict.fromkeys((*VERDICTS, *EXTRAS), 0)
     try:
-        bundle.item_digests(index)
         if quick:
+            bundle.item_digests(index)
             _check_file(bundle, index, tally)
         else:
-            for _ in bundle.iter_items(index):
-                pass
+            bundle.prove_items(index)
     except BundleInvalidError as error:
         tally.invalid(error)
         # Nothing can be proved to answer items that cannot be read.

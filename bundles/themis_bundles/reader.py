@@ -8,7 +8,7 @@ links are never followed.
 
 import hashlib
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
@@ -19,9 +19,9 @@ import msgspec
 from pydantic import ValidationError
 
 from themis_bundles.canonical import (
+    batches,
     canonical_json,
     parse_canonical,
-    parse_lines,
     sha256_hex,
 )
 from themis_bundles.errors import BundleInvalidError, CanonicalError, FrameDamagedError
@@ -178,33 +178,65 @@ class Bundle:
                 the last item was given, the whole shard was proved.
         """
         shard = self.shard(shard_index)
-        digests: list[bytes] = []
+        seq = shard.first_seq
+        for batch in self._proved_items(shard):
+            for line, body, digest in batch:
+                yield Item(seq, digest.hex(), line, body)
+                seq += 1
+
+    def prove_items(self, shard_index: int) -> None:
+        """Prove a shard as `iter_items` does, without giving its items.
+
+        Raises:
+            BundleInvalidError: At the first thing that is not what the manifest says.
+        """
+        for _ in self._proved_items(self.shard(shard_index)):
+            pass
+
+    def _proved_items(
+        self, shard: Shard
+    ) -> Iterator[Iterable[tuple[bytes, dict[str, Any], bytes]]]:
+        """Give lines, values and digests, a few at a time; at the end the shard is proved."""
         seq, frames = shard.first_seq, 0
+        planned = self.item_digests(shard.index)
         sha256 = hashlib.sha256
         for frame, lines in self._proved_frames(shard.path, shard.sha256, shard.bytes):
             frames, number = frames + 1, 0
-            try:
-                for body in parse_lines(lines):
-                    if type(body) is not dict or body.get("seq") != seq or body["seq"] is True:
-                        reason = f"seq: an object with seq {seq} was expected"
-                        raise self._invalid(shard.path, frame, number + 1, reason)
-                    line = lines[number]
-                    digest = sha256(line).digest()
-                    digests.append(digest)
-                    yield Item(seq, digest.hex(), line, body)
-                    seq += 1
-                    number += 1
-            except CanonicalError as error:
-                raise self._invalid(shard.path, frame, number + 1, f"json: {error}") from None
+            for batch in batches(lines):
+                values = batch.values
+                if values is None:
+                    values = self._values(shard, frame, number, batch.lines)
+                for place, body in enumerate(values):
+                    found = body.get("seq") if type(body) is dict else None
+                    if type(found) is not int or found != seq + place:
+                        reason = f"seq: an object with seq {seq + place} was expected"
+                        raise self._invalid(shard.path, frame, number + place + 1, reason)
+                digests = [sha256(line).digest() for line in batch.lines]
+                start = 32 * (seq - shard.first_seq)
+                if b"".join(digests) != planned[start : start + 32 * len(digests)]:
+                    reason = "items-digest: not the items that were planned"
+                    raise self._invalid(shard.path, frame, None, reason)
+                yield zip(batch.lines, values, digests, strict=True)
+                number, seq = number + len(values), seq + len(values)
         if frames != shard.frames:
             reason = f"data/{shard.path}: count: {frames} frames, not {shard.frames}"
             raise BundleInvalidError(self.path, (reason,))
-        if len(digests) != shard.items:
-            reason = f"data/{shard.path}: count: {len(digests)} items, not {shard.items}"
+        if seq - shard.first_seq != shard.items:
+            count = seq - shard.first_seq
+            reason = f"data/{shard.path}: count: {count} items, not {shard.items}"
             raise BundleInvalidError(self.path, (reason,))
-        if sha256_hex(b"".join(digests)) != shard.items_digest:
-            reason = f"data/{shard.path}: items-digest: the items are not those that were planned"
-            raise BundleInvalidError(self.path, (reason,))
+
+    def _values(
+        self, shard: Shard, frame: int, first: int, lines: Sequence[bytes]
+    ) -> list[dict[str, Any]]:
+        """Parse lines one by one, to say which one is not canonical."""
+        values = []
+        for number, line in enumerate(lines, first + 1):
+            try:
+                values.append(parse_canonical(line))
+            except CanonicalError as error:
+                raise self._invalid(shard.path, frame, number, f"json: {error}") from None
+        return values
 
     def item_digests(self, shard_index: int) -> bytes:
         """Return the digests of a shard's items, 32 bytes each, in order.

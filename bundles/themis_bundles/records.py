@@ -6,12 +6,14 @@ documented form of the same rules, and a test proves that both accept and refuse
 lines. The envelope is closed; inside `record` readers ignore fields that they do not know.
 """
 
-from collections.abc import Callable
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import msgspec
 
 from themis_bundles.canonical import MAX_INTEGER, canonical_json, sha256_hex
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 Seq = Annotated[int, msgspec.Meta(ge=0, le=MAX_INTEGER)]
 Digest = Annotated[str, msgspec.Meta(min_length=64, max_length=64)]

@@ -45,7 +45,7 @@ from themis_bundles.receipts import (
     dump,
     load,
 )
-from themis_bundles.records import decoder
+from themis_bundles.records import Decoder
 from themis_bundles.scan import INFRA, MODEL, OK, Entry, Scan, scan
 
 STATUS_SECONDS = 10.0
@@ -124,7 +124,7 @@ class ResultWriter:
         self._digests = bundle.item_digests(shard_index).hex()
         self._ranks = _best(scan(bundle, shard_index))
         self._flush_records, self._flush_seconds = flush_records, flush_seconds
-        self._decode = decoder(bundle.manifest.stage)
+        self._decode = Decoder(bundle.manifest.stage).one
         self._compress = compressor(3).compress
         self._pending: list[bytes] = []
         self._pending_ranks: list[tuple[int, int]] = []

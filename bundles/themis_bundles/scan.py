@@ -9,18 +9,18 @@ a few numbers per record, never the records.
 """
 
 from collections import OrderedDict
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 import msgspec
 import orjson
 
 from themis_bundles.attempts import AttemptFrame, AttemptReader, attempts_of
-from themis_bundles.canonical import parse_canonical, parse_lines
+from themis_bundles.canonical import batches, parse_canonical
 from themis_bundles.errors import BundleInvalidError, CanonicalError, FrameDamagedError
 from themis_bundles.problems import Kind, Problem
 from themis_bundles.reader import Bundle
-from themis_bundles.records import FailedLine, RecordLine, content_digest, decoder
+from themis_bundles.records import Decoder, FailedLine, RecordLine, content_digest
 
 OK, MODEL, INFRA = 0, 1, 2
 """What a record says, best first."""
@@ -165,41 +165,26 @@ def scan(bundle: Bundle, shard_index: int, marks: dict[str, frozenset[int]] | No
     if not attempts:
         return joined
     digests = bundle.item_digests(shard_index).hex()
-    decode = decoder(bundle.manifest.stage)
+    decoder = Decoder(bundle.manifest.stage)
     for number, attempt in enumerate(attempts):
         wanted = (marks or {}).get(attempt, frozenset())
         reader = AttemptReader(bundle, shard_index, attempt, wanted)
         joined.readers.append(reader)
         for frame in reader:
             joined.keep(number, frame.offset, frame.size, frame.lines)
-            _take(joined, number, frame, digests, decode)
+            _take(joined, number, frame, digests, decoder)
         joined.problems.extend(reader.problems)
         joined.counts["foreign"] += reader.foreign
         joined.counts["corrupt"] += sum(p.kind == "corrupt" for p in reader.problems)
     return joined
 
 
-def _take(
-    joined: Scan,
-    number: int,
-    frame: AttemptFrame,
-    digests: str,
-    decode: Callable[[bytes], RecordLine],
-) -> None:
+def _take(joined: Scan, number: int, frame: AttemptFrame, digests: str, decoder: Decoder) -> None:
     """Prove the records of one frame and note where they lie."""
     shard = joined.bundle.shard(joined.shard_index)
     first, items, offset = shard.first_seq, shard.items, frame.offset
     entries, failed = joined.entries, FailedLine
-    whole = _canonical(frame.lines)
-    for place, line in enumerate(frame.lines):
-        try:
-            if not whole:
-                parse_canonical(line)
-            value = decode(line)
-        except (CanonicalError, msgspec.DecodeError, RecursionError) as error:
-            rule = "json" if isinstance(error, CanonicalError) else "schema"
-            _add(joined, number, frame, place, rule, str(error))
-            continue
+    for place, value in _typed(joined, number, frame, decoder):
         index = value.seq - first
         if not 0 <= index < items:
             _add(joined, number, frame, place, "foreign", f"item {value.seq} is not in this shard")
@@ -220,13 +205,32 @@ def _take(
             entries[index] = [entry]
 
 
-def _canonical(lines: list[bytes]) -> bool:
-    try:
-        for _ in parse_lines(lines):
-            pass
-    except CanonicalError:
-        return False
-    return True
+def _typed(
+    joined: Scan, number: int, frame: AttemptFrame, decoder: Decoder
+) -> Iterator[tuple[int, RecordLine]]:
+    """Give the typed value of every line that is in order, with its place."""
+    place = 0
+    for batch in batches(frame.lines):
+        if batch.values is not None:
+            try:
+                # Typing a whole batch costs a fifth less than typing its lines.
+                yield from enumerate(decoder.many(b"[%b]" % batch.joined), place)
+            except (msgspec.DecodeError, RecursionError):
+                pass
+            else:
+                place += len(batch.lines)
+                continue
+        for line in batch.lines:
+            try:
+                parse_canonical(line)
+                value = decoder.one(line)
+            except CanonicalError as error:
+                _add(joined, number, frame, place, "json", str(error))
+            except (msgspec.DecodeError, RecursionError) as error:
+                _add(joined, number, frame, place, "schema", str(error))
+            else:
+                yield place, value
+            place += 1
 
 
 def _add(

@@ -19,7 +19,7 @@ from themis_bundles.published import (
     GenerationOk,
     schema_files,
 )
-from themis_bundles.records import decoder
+from themis_bundles.records import Decoder
 
 if TYPE_CHECKING:
     from tests.bundles.conftest import Kit
@@ -78,11 +78,17 @@ def _valid(model: type[BaseModel], value: object) -> bool:
 
 
 def struct_takes(stage: str, line: bytes) -> bool:
-    try:
-        decoder(stage)(line)
-    except msgspec.DecodeError:
-        return False
-    return True
+    decoder = Decoder(stage)
+    taken = []
+    for decode, data in ((decoder.one, line), (decoder.many, b"[%b]" % line)):
+        try:
+            decode(data)
+        except msgspec.DecodeError:
+            taken.append(False)
+        else:
+            taken.append(True)
+    assert taken[0] == taken[1]
+    return taken[0]
 
 
 def places(value: object) -> list[tuple[object, ...]]:
