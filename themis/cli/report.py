@@ -10,7 +10,7 @@ from themis.cli.options import FILE, project_option, project_store
 if TYPE_CHECKING:
     from themis.results.report.data import ReportData
 
-SUFFIXES = (".html", ".md", ".json", ".csv", ".tex")
+SUFFIXES = (".html", ".md", ".json", ".csv", ".tex", ".parquet")
 
 
 @click.command()
@@ -72,6 +72,10 @@ def _render(data: "ReportData", suffix: str) -> str | bytes:
             from themis.results.report.latex import render_latex
 
             return render_latex(data)
+        case ".parquet":
+            from themis.results.report.files import render_parquet
+
+            return render_parquet(data.aggregates)
         case ".csv":
             from themis.results.report.files import render_csv
 

@@ -37,10 +37,18 @@ def print_census(bundle: "Bundle", census: "Census") -> None:
 
 def print_scores(run: "Run", table: "ScoreTable") -> None:
     """Print the scores of a run, and what differs significantly."""
+    import numpy as np
+
     from themis.orchestration.reporting import default_aggregates, default_comparisons
+    from themis.records.score_table import ScoreStatus
     from themis.results.report.tables import aggregate_table, paired_table
 
-    click.echo(f"{run.benchmark_id} ({run.run_id})")
+    absent = (ScoreStatus.GENERATION_MISSING, ScoreStatus.NOT_EVALUATED)
+    scored, missing = int(table.scored.sum()), int(np.isin(table.status, absent).sum())
+    click.echo(
+        f"{run.benchmark_id} ({run.run_id}): {table.rows:,} scores planned, {scored:,} scored, "
+        f"{table.rows - scored - missing:,} failed, {missing:,} missing"
+    )
     tables = [aggregate_table(default_aggregates(table))]
     comparisons = default_comparisons(table)
     if comparisons:

@@ -1,0 +1,72 @@
+"""`themis report`: each ending gives its format, and a wrong one is refused before any work."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from click.testing import Result
+
+Themis = Callable[..., Result]
+
+
+@pytest.fixture
+def ran(project: Path, themis: Themis) -> Path:
+    assert themis("run", "benchmark.toml").exit_code == 0
+    return project
+
+
+@pytest.mark.parametrize(
+    ("suffix", "holds"),
+    [
+        (".html", b"<!doctype html>"),
+        (".md", b"| plain |"),
+        (".json", b'"aggregates"'),
+        (".csv", b"model_id,slice_id"),
+        (".tex", rb"\toprule"),
+        (".parquet", b"PAR1"),
+    ],
+)
+def test_the_ending_chooses_the_format(
+    ran: Path, themis: Themis, suffix: str, holds: bytes
+) -> None:
+    out = ran / f"report{suffix}"
+
+    done = themis("report", "my-eval", "--out", out)
+
+    assert done.exit_code == 0, done.stderr
+    assert holds in out.read_bytes()
+
+
+def test_the_same_run_gives_the_same_bytes(ran: Path, themis: Themis) -> None:
+    themis("report", "my-eval", "--out", "one.html")
+    themis("report", "my-eval", "--out", "two.html")
+
+    assert (ran / "one.html").read_bytes() == (ran / "two.html").read_bytes()
+
+
+def test_an_unknown_ending_is_refused(ran: Path, themis: Themis) -> None:
+    done = themis("report", "my-eval", "--out", "report.docx")
+
+    assert done.exit_code == 2
+    assert "must end in .html" in done.stderr
+    assert not (ran / "report.docx").exists()
+
+
+def test_results_say_what_was_planned_scored_failed_and_missing(ran: Path, themis: Themis) -> None:
+    assert ran.exists()
+
+    shown = themis("results", "my-eval").stdout
+    rows = json.loads(themis("results", "my-eval", "--json").stdout)["rows"]
+
+    assert "80 scores planned, 80 scored, 0 failed, 0 missing" in shown
+    assert [row["n_planned"] for row in rows] == [40, 40]
+
+
+def test_an_unknown_key_names_those_that_exist(ran: Path, themis: Themis) -> None:
+    assert ran.exists()
+
+    done = themis("results", "my-eval", "--by", "colour")
+
+    assert done.exit_code == 2
+    assert "skill" in done.stderr
