@@ -147,6 +147,7 @@ def test_choices_can_be_any_letters_and_the_pronoun_is_none_of_them() -> None:
         (r"\boxed{\frac{1}{2}} or rather \boxed{ \sqrt{\frac{a}{b}} }", r"\sqrt{\frac{a}{b}}"),
         (r"\boxed{\{1, 2\}}", r"\{1, 2\}"),
         (r"\boxed {7}", "7"),
+        (r"\boxed{5} as {x} in \frac{1}{2}", "5"),
         (r"\fbox{7} and \boxed 8", "8"),
         (r"\boxed{1} then cut off \boxed{\frac{1", "1"),
         (r"\boxed{\frac{1", "!no box that is closed"),
