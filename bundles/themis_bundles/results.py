@@ -238,8 +238,11 @@ class ResultWriter:
             **fields: Anything worth watching, such as `tokens`; kept for later calls.
 
         Raises:
+            CanonicalError: When a field is no JSON value, such as NaN.
             BundleWriteError: When the file system refuses.
         """
+        # What cannot be written must not stay, or the receipt could not be written either.
+        canonical_json(fields)
         self._fields.update(fields)
         now = time.monotonic()
         if force or now - self._status_at >= STATUS_SECONDS:
@@ -456,7 +459,7 @@ def publish_done(bundle: Bundle, shard_index: int) -> bool:
     """
     path = shard_folder(bundle, shard_index) / DONE
     if path.exists():
-        return True
+        return read_done(bundle, shard_index) is not None
     joined = scan(bundle, shard_index)
     items = bundle.shard(shard_index).items
     counts = _count(_best(joined))

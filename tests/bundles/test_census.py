@@ -115,6 +115,23 @@ def test_the_choice_depends_on_no_order(tmp_path: Path, kit: "Kit") -> None:
     assert outcomes == {(("ok", "0"), ("ok", "1"), ("conflict", None), ("model_error", None))}
 
 
+@pytest.mark.parametrize("clocks", [(0.0, 4e9), (4e9, 0.0), (1.0, 1.0)])
+def test_no_answer_depends_on_a_clock(
+    bundle: Bundle, kit: "Kit", monkeypatch: pytest.MonkeyPatch, clocks: tuple[float, float]
+) -> None:
+    attempts = (
+        {0: kit.failure("model"), 1: kit.answer("1", latency_ms=1.0), 2: kit.answer("x")},
+        {0: kit.answer("0"), 1: kit.answer("1", latency_ms=2.0), 2: kit.answer("y")},
+    )
+    for name, records, clock in zip("ab", attempts, clocks, strict=True):
+        monkeypatch.setattr("time.time", lambda clock=clock: clock)
+        kit.work(bundle, 0, name, records)
+
+    found = [(c.verdict, c.record and c.record.record["text"]) for c in chosen(bundle, 0)]
+
+    assert found == [("ok", "0"), ("ok", "1"), ("conflict", None), ("missing", None)]
+
+
 class TestConflict:
     """Answers that differ are a person's to decide."""
 

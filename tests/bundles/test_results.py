@@ -14,6 +14,7 @@ import pytest
 from themis_bundles import (
     Bundle,
     BundleExistsError,
+    CanonicalError,
     RecordRefusedError,
     ResultWriter,
     finished,
@@ -272,6 +273,17 @@ class TestStatus:
 
         assert (found["items_done"], found["state"], found["note"]) == (0, "running", "hello")
 
+    def test_a_field_that_is_no_json_value_is_refused_and_forgotten(
+        self, bundle: Bundle, kit: "Kit"
+    ) -> None:
+        with ResultWriter(bundle, 0, "a", header={}) as writer:
+            with pytest.raises(CanonicalError, match="nan is not a JSON number"):
+                writer.status(rate=float("nan"))
+            kit.append(writer, bundle, {seq: kit.answer() for seq in range(4)})
+
+        assert "rate" not in status_of(writer.path)
+        assert shard_state(bundle, 0).done
+
 
 def test_many_workers_on_one_shard_give_one_record_per_item(bundle: Bundle, kit: "Kit") -> None:
     start = threading.Barrier(8)
@@ -291,6 +303,17 @@ def test_many_workers_on_one_shard_give_one_record_per_item(bundle: Bundle, kit:
     assert not census.refused
     assert shard_state(bundle, 0).done
     assert not list((bundle.results_dir / "00000").glob(".*"))
+
+
+def test_a_done_file_that_is_damaged_completes_nothing(bundle: Bundle, kit: "Kit") -> None:
+    path = kit.work(bundle, 0, "a").with_name("done.json")
+    path.write_bytes(b"{}")
+
+    kit.work(bundle, 0, "b", {})
+
+    assert 0 in incomplete_shards(bundle)
+    assert path.read_bytes() == b"{}"
+    assert any(p.path == "results/00000/done.json" for p in verify(bundle).problems)
 
 
 def test_results_can_lie_elsewhere(tmp_path: Path, bundle: Bundle, kit: "Kit") -> None:
