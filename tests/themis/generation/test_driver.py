@@ -151,5 +151,6 @@ def test_what_does_not_fit_before_the_release_is_cancelled(scripted: Callable[..
     outcome, got = run(engine, requests(*["slow"] * 100), stopping)
 
     assert outcome.stopped
+    assert outcome.in_flight
     assert {request.id for request in outcome.in_flight} == set(engine.submitted) - set(got)
     assert engine.inflight == 0

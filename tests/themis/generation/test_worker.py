@@ -15,7 +15,7 @@ import pytest
 from themis.errors import EnvironmentNotReadyError
 from themis.generation.answering import MAX_DEATHS
 from themis.generation.worker import WorkOptions, work_shard
-from themis.providers import EngineInitError
+from themis.providers import EngineDead, EngineInitError
 from themis_bundles import Bundle, chosen, finished, shard_state, verify
 
 Write = Callable[..., Path]
@@ -184,6 +184,27 @@ class TestEngineDeath:
 
         assert outcome.state == "partial"
         assert "the GPU is gone" in outcome.cause
+
+    def test_a_death_while_stopping_starts_no_other_engine(
+        self,
+        write_generation_bundle: Write,
+        engines: list[Any],
+        scripted: Any,
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> None:
+        """Slurm's SIGTERM reaches the engine's processes too."""
+
+        def die_late(_engine: Any) -> None:
+            time.sleep(0.2)
+            raise EngineDead("terminated")
+
+        monkeypatch.setattr(scripted, "poll", die_late)
+        path = write_generation_bundle(["a"])
+
+        outcome = work_shard(path, 0, WorkOptions(deadline=time.time() + 0.1, drain_seconds=5))
+
+        assert (outcome.state, outcome.cause) == ("partial", "deadline")
+        assert len(engines) == 1
 
 
 def test_an_engine_that_does_not_load_leaves_no_attempt(write_generation_bundle: Write) -> None:

@@ -40,6 +40,21 @@ def lengthen_weights(model: Path) -> None:
         stream.write(b"\0\0\0\0")
 
 
+def hole_between_tensors(model: Path) -> None:
+    entry = {"dtype": "F32", "shape": [1]}
+    header = json.dumps(
+        {"a": {**entry, "data_offsets": [0, 4]}, "b": {**entry, "data_offsets": [8, 12]}}
+    ).encode()
+    body = len(header).to_bytes(8, "little") + header + bytes(12)
+    (model / "model.safetensors").write_bytes(body)
+
+
+def wrong_shape(model: Path) -> None:
+    header = json.dumps({"a": {"dtype": "F32", "shape": [2], "data_offsets": [0, 4]}}).encode()
+    body = len(header).to_bytes(8, "little") + header + bytes(4)
+    (model / "model.safetensors").write_bytes(body)
+
+
 def cut_header(model: Path) -> None:
     os.truncate(model / "model.safetensors", 100)
 
@@ -87,6 +102,8 @@ def no_weights(model: Path) -> None:
         (cut_weights, "the tensors end at byte"),
         (lengthen_weights, "the tensors end at byte"),
         (cut_header, "header is cut off"),
+        (hole_between_tensors, "b begins at byte 8, expected 4"),
+        (wrong_shape, "does not fit its shape"),
         (pickle_weights, "pickled"),
         (no_weights, "no safetensors file"),
         (index_names_a_missing_file, "which is missing"),
