@@ -164,7 +164,7 @@ def _job_processes(cluster: Cluster, node: str | None = None) -> Iterator[int]:
     for proc in Path("/proc").iterdir():
         if not proc.name.isdigit():
             continue
-        if "slurmstepd: [" in _read(proc / "cmdline"):
+        if "slurmstepd" in _read(proc / "cmdline"):
             # A step daemon has no environment to tell by, but it holds its slurmd's log open.
             logs = [cluster.log(f"slurmd-{n}") for n in ([node] if node else NODES)]
             if any(_holds_open(proc, log) for log in logs):
@@ -577,6 +577,8 @@ def down(cluster: Cluster, *, remove: bool) -> None:
     _until(lambda: not _kill_jobs(cluster), 10)
     for daemon in ("slurmctld", "slurmdbd", "mariadb", "munged"):
         _end(cluster, daemon)
+    # Once more, for a step that was being started when its slurmd was ended.
+    _until(lambda: not _kill_jobs(cluster), 10)
     if remove and (cluster.state / "cluster.json").exists():
         shutil.rmtree(cluster.state)
 

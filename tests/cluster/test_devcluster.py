@@ -82,15 +82,25 @@ def test_another_cluster_beside_it_takes_other_ports(state: Path) -> None:
 
 
 def test_a_port_that_is_taken_is_not_used(state: Path) -> None:
+    port = port_of(state)
     call("down", state, "--remove")
     with socket.socket() as taken:
         taken.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        taken.bind(("", 26817))
+        taken.bind(("", port))
         taken.listen()
 
         assert call("up", state, *SMALL).returncode == 0
-        assert "SlurmctldPort=26817" not in (state / "slurm.conf").read_text()
-        assert "4 idle" in slurm(state, "sinfo", "-h", "-o", "%D %T")
+        assert port_of(state) != port
+        assert slurm(state, "sinfo", "-h", "-o", "%D %T") == "4 idle\n"
+
+
+def port_of(state: Path) -> int:
+    (line,) = [
+        line
+        for line in (state / "slurm.conf").read_text().splitlines()
+        if line.startswith("SlurmctldPort=")
+    ]
+    return int(line.partition("=")[2])
 
 
 def test_other_options_for_a_running_cluster_are_refused(state: Path) -> None:
