@@ -9,7 +9,8 @@ It needs no library and no files, answers in microseconds, and always answers al
   samples differ; at temperature 0 the seed does not count.
 
 Words stand for tokens. The option `latency_ms` makes each answer take that long, to watch
-progress, preemption and resuming.
+progress, preemption and resuming; options of real engines are left alone, so that a cluster
+profile can be tried out with it.
 """
 
 import ast

@@ -38,7 +38,7 @@ from themis.providers.protocol import (
     check_request,
     rejected,
 )
-from themis.providers.provenance import enforce_offline, gpus, versions
+from themis.providers.provenance import enforce_offline, versions
 
 TESTED = ((0, 22), (0, 33))
 """Versions from the first up to, not including, the second are allowed."""
@@ -184,7 +184,7 @@ class VllmEngine:
             "chat": self._renderer.describe(),
             "dtype": str(config.model_config.dtype).removeprefix("torch."),
             "device": str(config.device_config.device_type),
-            "gpus": gpus(),
+            "gpus": _gpus(),
             "max_model_len": self._renderer.context,
             "batch": {
                 "rows": self._batch_rows,
@@ -438,6 +438,23 @@ def _token(token: int, found: Any) -> dict[str, Any]:
     # Masked tokens have minus infinity, which JSON lacks.
     logprob = max(round(found.logprob, LOGPROB_DIGITS), -9999.0)
     return {"id": token, "token": found.decoded_token or "", "logprob": logprob}
+
+
+def _gpus() -> list[dict[str, Any]]:
+    """Describe the GPUs through vLLM, which asks the driver and takes no memory of theirs."""
+    import torch
+    from vllm.platforms import current_platform
+
+    if not current_platform.is_cuda_alike():
+        return []
+    return [
+        {
+            "name": current_platform.get_device_name(index),
+            "memory": current_platform.get_device_total_memory(index),
+            "capability": str(current_platform.get_device_capability(index)),
+        }
+        for index in range(torch.cuda.device_count())
+    ]
 
 
 def _is_client_error(error: Exception) -> bool:

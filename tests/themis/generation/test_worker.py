@@ -16,7 +16,7 @@ from themis.errors import EnvironmentNotReadyError
 from themis.generation.answering import MAX_DEATHS
 from themis.generation.worker import WorkOptions, work_shard
 from themis.providers import EngineDead, EngineInitError
-from themis_bundles import Bundle, chosen, finished, shard_state, verify
+from themis_bundles import Bundle, BundleWriteError, chosen, finished, shard_state, verify
 
 Write = Callable[..., Path]
 
@@ -260,6 +260,43 @@ def test_the_header_says_where_answers_came_from_and_holds_no_secret(
     assert provenance["options"] == {"latency_ms": 1}
     assert provenance["machine"]["environment"]["SLURM_CLUSTER_NAME"] == "testcluster"
     assert "hunter2" not in line
+
+
+@pytest.mark.parametrize(
+    ("error", "outcome"),
+    [
+        (KeyboardInterrupt(), ("partial", "interrupted")),
+        (BundleWriteError(Path("results"), "No space left on device"), ("failed", "No space")),
+        (RuntimeError("a bug"), ("failed", "RuntimeError: a bug")),
+    ],
+)
+def test_whatever_ends_an_attempt_keeps_its_records_and_closes_its_engine(
+    write_generation_bundle: Write,
+    engines: list[Any],
+    scripted: Any,
+    monkeypatch: pytest.MonkeyPatch,
+    error: BaseException,
+    outcome: tuple[str, str],
+) -> None:
+    path = write_generation_bundle([f"q{n}" for n in range(20)])
+    poll = scripted.poll
+
+    def fail_later(engine: Any) -> Any:
+        if len(engine.submitted) == 12:
+            raise error
+        return poll(engine)
+
+    monkeypatch.setattr(scripted, "poll", fail_later)
+
+    with pytest.raises(type(error)):
+        work_shard(path, 0, WorkOptions())
+
+    (status,) = (path / "results" / "00000").glob("*.json")
+    ended = json.loads(status.read_bytes())
+    assert ended["outcome"] == outcome[0]
+    assert outcome[1] in ended["cause"]
+    assert len(finished(Bundle.open(path), 0)) == 4
+    assert engines[0].closed
 
 
 class TestStopping:
