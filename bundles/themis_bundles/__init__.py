@@ -44,6 +44,8 @@ from themis_bundles.signatures import Signature as Signature
 from themis_bundles.signatures import check_signatures as check_signatures
 from themis_bundles.signatures import require_signature as require_signature
 from themis_bundles.signatures import sign as sign
+from themis_bundles.signed_packs import require_pack_signature as require_pack_signature
+from themis_bundles.signed_packs import sign_pack as sign_pack
 from themis_bundles.writer import BundleInfo as BundleInfo
 from themis_bundles.writer import BundleWriter as BundleWriter
 from themis_bundles.writer import GroupSpec as GroupSpec

@@ -183,31 +183,30 @@ def _plain(value: object) -> object:
     raise TypeError
 
 
-def _children(value: object) -> tuple[object, ...]:
-    if isinstance(value, Mapping):
-        return tuple(value.values())
-    return tuple(value) if isinstance(value, list | tuple) else ()
+def _children(value: object) -> Sequence[object]:
+    if isinstance(value, list | tuple):
+        return value
+    return tuple(value.values()) if isinstance(value, Mapping) else ()
 
 
 def _refuse(value: Any, levels: int) -> None:
     """Refuse numbers that are not finite, and more levels than are left."""
     kind = type(value)
-    if kind is dict:
-        children = value.values()
-    elif kind is list or kind is tuple:
-        children = value
-    elif isinstance(value, Mapping | list | tuple):
-        children = _children(value)
-    else:
-        if isinstance(value, float) and not math.isfinite(value):
-            raise CanonicalError(f"{value} is not a JSON number")
-        return
+    if kind is not dict and kind is not list:
+        if isinstance(value, float):
+            if not math.isfinite(value):
+                raise CanonicalError(f"{value} is not a JSON number")
+            return
+        if not isinstance(value, Mapping | list | tuple):
+            return
     if not levels:
         raise CanonicalError(f"arrays and objects nest more than {MAX_DEPTH} deep")
-    for child in children:
+    levels -= 1
+    for child in value.values() if kind is dict else _children(value):
         # Most values are strings and integers; they need no call.
-        if type(child) is not str and type(child) is not int:
-            _refuse(child, levels - 1)
+        kind = type(child)
+        if kind is not str and kind is not int and child is not None:
+            _refuse(child, levels)
 
 
 def _why_not_encoded(value: object, error: Exception) -> str:

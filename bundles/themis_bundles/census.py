@@ -242,13 +242,12 @@ def _join(bundle: Bundle, index: int, claims: list[_Claim], tally: _Tally) -> No
         marks.setdefault(claim.attempt, set()).add(claim.bytes)
     joined = scan(bundle, index, {a: frozenset(lengths) for a, lengths in marks.items()})
     counts = tally.shards[index]
-    for place, choice in enumerate(joined.choices()):
-        counts[choice.verdict] += 1
-        if choice.verdict == "conflict":
-            seq = bundle.shard(index).first_seq + place
-            message = f"item {seq} has answers that differ in content"
-            problem = Problem(f"results/{index:05d}", None, None, "conflict", message, "conflict")
-            joined.problems.append(problem)
+    verdicts, conflicts = joined.verdicts()
+    counts.update(verdicts)
+    for place in conflicts:
+        message = f"item {bundle.shard(index).first_seq + place} has answers that differ in content"
+        problem = Problem(f"results/{index:05d}", None, None, "conflict", message, "conflict")
+        joined.problems.append(problem)
     tally.problems.extend(joined.problems)
     for kind, count in joined.counts.items():
         counts[kind] += count

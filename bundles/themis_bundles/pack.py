@@ -195,6 +195,16 @@ def unpack(file: Path, target: Path) -> Unpacked:
     return Unpacked(target, written, kept)
 
 
+def pack_list(file: Path) -> bytes:
+    """Return the bytes of a pack's `pack.json`, which pins every member of it.
+
+    Raises:
+        BundleInvalidError: When the pack does not begin with a list of members.
+    """
+    with _joined(file) as source:
+        return dump(_read_list(file, source))
+
+
 # Packing -----------------------------------------------------------------------------------
 
 _Source = tuple[str, Path, str]

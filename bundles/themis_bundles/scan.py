@@ -119,10 +119,27 @@ class Scan:
         while self._cached > _CACHE and len(self._cache) > 1:
             self._cached -= _weight(self._cache.popitem(last=False)[1])
 
+    def verdicts(self) -> tuple[dict[str, int], list[int]]:
+        """Count the verdicts, and return the places of the items in conflict.
+
+        The same as counting `choices`, without naming a record for every item.
+        """
+        single = [found[0].rank for found in self.entries.values() if len(found) == 1]
+        counts = {verdict: single.count(rank) for rank, verdict in enumerate(VERDICTS)}
+        counts["missing"] = self.bundle.shard(self.shard_index).items - len(self.entries)
+        counts["conflict"] = 0
+        conflicts = []
+        place = self._places()
+        for index in sorted(i for i, found in self.entries.items() if len(found) > 1):
+            verdict = self._decide(self.entries[index], place).verdict
+            counts[verdict] += 1
+            if verdict == "conflict":
+                conflicts.append(index)
+        return counts, conflicts
+
     def choices(self) -> Iterator[Choice]:
         """Decide for each item of the shard, in order; counts duplicates on the way."""
-        order = sorted(range(len(self.readers)), key=lambda i: _start(self.readers[i]))
-        place = {attempt: rank for rank, attempt in enumerate(order)}
+        place = self._places()
         none = Choice("missing", None)
         for index in range(self.bundle.shard(self.shard_index).items):
             found = self.entries.get(index)
@@ -132,6 +149,11 @@ class Scan:
                 yield Choice(VERDICTS[found[0].rank], found[0])
             else:
                 yield self._decide(found, place)
+
+    def _places(self) -> dict[int, int]:
+        """Return the place of each attempt in the order that breaks ties."""
+        order = sorted(range(len(self.readers)), key=lambda i: _start(self.readers[i]))
+        return {attempt: place for place, attempt in enumerate(order)}
 
     def _decide(self, found: list[Entry], place: dict[int, int]) -> Choice:
         found = sorted(found, key=lambda e: (e.rank, place[e.attempt], e.offset, e.line))
@@ -184,7 +206,11 @@ def _take(joined: Scan, number: int, frame: AttemptFrame, digests: str, decoder:
     shard = joined.bundle.shard(joined.shard_index)
     first, items, offset = shard.first_seq, shard.items, frame.offset
     entries, failed = joined.entries, FailedLine
-    for place, value in _typed(joined, number, frame, decoder):
+    place = -1
+    for value in _typed(joined, number, frame, decoder):
+        place += 1
+        if value is None:
+            continue
         index = value.seq - first
         if not 0 <= index < items:
             _add(joined, number, frame, place, "foreign", f"item {value.seq} is not in this shard")
@@ -207,14 +233,14 @@ def _take(joined: Scan, number: int, frame: AttemptFrame, digests: str, decoder:
 
 def _typed(
     joined: Scan, number: int, frame: AttemptFrame, decoder: Decoder
-) -> Iterator[tuple[int, RecordLine]]:
-    """Give the typed value of every line that is in order, with its place."""
+) -> Iterator[RecordLine | None]:
+    """Give the typed value of every line of a frame, None for one that is out of order."""
     place = 0
     for batch in batches(frame.lines):
         if batch.values is not None:
             try:
                 # Typing a whole batch costs a fifth less than typing its lines.
-                yield from enumerate(decoder.many(b"[%b]" % batch.joined), place)
+                yield from decoder.many(b"[%b]" % batch.joined)
             except (msgspec.DecodeError, RecursionError):
                 pass
             else:
@@ -226,10 +252,12 @@ def _typed(
                 value = decoder.one(line)
             except CanonicalError as error:
                 _add(joined, number, frame, place, "json", str(error))
+                yield None
             except (msgspec.DecodeError, RecursionError) as error:
                 _add(joined, number, frame, place, "schema", str(error))
+                yield None
             else:
-                yield place, value
+                yield value
             place += 1
 
 

@@ -67,17 +67,26 @@ def sign(bundle: Path, key: Path) -> Path:
         BundleWriteError: When the file system refuses.
         OSError: When the bundle has no tag manifest.
     """
-    data = files.read_inside(bundle, TAG_MANIFEST, _TAG_LIMIT)
-    done = _ssh_keygen("-Y", "sign", "-q", "-n", NAMESPACE, "-f", os.fspath(key), stdin=data)
-    if done.returncode:
-        raise SignatureToolError(f"ssh-keygen cannot sign with {key}: {_words(done)}")
-    blob = _public_key(done.stdout)
+    signature = sign_bytes(files.read_inside(bundle, TAG_MANIFEST, _TAG_LIMIT), key)
+    blob = _public_key(signature)
     name = f"{TAG_MANIFEST}.{hashlib.sha256(blob).hexdigest()[:16]}.sig"
     path = Path(bundle) / FOLDER / name
     with files.write_errors(path):
         files.make_folder(path.parent.absolute())
-        files.replace(path, done.stdout)
+        files.replace(path, signature)
     return path
+
+
+def sign_bytes(data: bytes, key: Path) -> bytes:
+    """Return an armoured signature over bytes.
+
+    Raises:
+        SignatureToolError: When ssh-keygen is missing, too old, or cannot use the key.
+    """
+    done = _ssh_keygen("-Y", "sign", "-q", "-n", NAMESPACE, "-f", os.fspath(key), stdin=data)
+    if done.returncode:
+        raise SignatureToolError(f"ssh-keygen cannot sign with {key}: {_words(done)}")
+    return done.stdout
 
 
 def check_signatures(bundle: Path, allowed_signers: Path) -> tuple[Signature, ...]:
@@ -123,8 +132,26 @@ def require_signature(bundle: Path, allowed_signers: Path) -> Signature:
 def _check(bundle: Path, name: str, data: bytes, allowed: Path) -> Signature:
     try:
         signature = files.read_inside(bundle, name, _LIMIT)
+    except OSError as error:
+        return Signature(name, None, "", f"not a signature: {error}")
+    return judge(name, signature, data, allowed)
+
+
+def judge(name: str, signature: bytes, data: bytes, allowed: Path) -> Signature:
+    """Return what a signature over bytes is worth.
+
+    Args:
+        name: What to call it.
+        signature: The armoured signature.
+        data: What it should be over.
+        allowed: The verifier's list of allowed signers.
+
+    Raises:
+        SignatureToolError: When ssh-keygen is missing or too old.
+    """
+    try:
         blob = _public_key(signature)
-    except (OSError, ValueError) as error:
+    except ValueError as error:
         return Signature(name, None, "", f"not a signature: {error}")
     digest = base64.b64encode(hashlib.sha256(blob).digest()).decode().rstrip("=")
     fingerprint = f"SHA256:{digest}"

@@ -335,8 +335,14 @@ class BundleWriter:
         if len(line) > self._line_limit:
             raise CanonicalError(_too_long(f"item {self._seq}", line, self._line_limit))
         digest = hashlib.sha256(line).digest()
+        shard = self._shard
         try:
-            shard = self._room(prompt_tokens, max_new_tokens)
+            if (
+                shard is None
+                or self._seconds_per_item is not None
+                or len(shard.ids) >= self._shard_items
+            ):
+                shard = self._room(prompt_tokens, max_new_tokens)
             shard.file.add(line)
         except OSError as error:
             raise BundleWriteError(self.path, error.strerror or str(error)) from error

@@ -6,12 +6,17 @@ import subprocess
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
-from themis_bundles import Bundle
+from themis_bundles import Bundle, BundleInvalidError, pack, unpack
 from themis_bundles.errors import SignatureRefusedError, SignatureToolError
 from themis_bundles.signatures import check_signatures, require_signature, sign
+from themis_bundles.signed_packs import require_pack_signature, sign_pack
+
+if TYPE_CHECKING:
+    from tests.bundles.conftest import Kit
 
 Require = Callable[[object, str], None]
 
@@ -177,6 +182,58 @@ class TestRefused:
 
         with pytest.raises(ValueError, match="lies in the bundle"):
             require_signature(bundle.path, inside)
+
+
+class TestPacks:
+    """What comes back is signed as a pack, since workers may not sign the bundle itself."""
+
+    @pytest.fixture
+    def file(self, bundle: Bundle, kit: "Kit", tmp_path: Path) -> Path:
+        kit.work_all(bundle)
+        pack(bundle, tmp_path / "r.tar", results_only=True, max_bytes=2000)
+        return tmp_path / "r.tar"
+
+    def test_a_signed_pack_names_its_signer(self, file: Path, keys: Keys) -> None:
+        key = keys.make("cluster")
+
+        path = sign_pack(file, key)
+
+        assert path.name == "r.tar.sig"
+        found = require_pack_signature(file, keys.allow(("cluster", key, "")))
+        assert found.principal == "cluster"
+
+    def test_another_pack_under_its_name_is_refused(
+        self, file: Path, keys: Keys, bundle: Bundle
+    ) -> None:
+        key = keys.make("cluster")
+        sign_pack(file, key)
+        for part in file.parent.glob("r.tar.0*"):
+            part.unlink()
+        pack(bundle, file, results_only=True, shards=[1])
+
+        with pytest.raises(SignatureRefusedError, match="does not fit"):
+            require_pack_signature(file, keys.allow(("cluster", key, "")))
+
+    def test_a_changed_member_is_refused_by_unpacking(
+        self, file: Path, keys: Keys, bundle: Bundle
+    ) -> None:
+        key = keys.make("cluster")
+        sign_pack(file, key)
+        part = file.with_name("r.tar.003")
+        part.write_bytes(part.read_bytes()[::-1])
+
+        assert require_pack_signature(file, keys.allow(("cluster", key, ""))).valid
+        with pytest.raises(BundleInvalidError):
+            unpack(file, bundle.path)
+
+    def test_a_stranger_or_nobody_is_refused(self, file: Path, keys: Keys) -> None:
+        allowed = keys.allow(("cluster", keys.make("cluster"), ""))
+
+        with pytest.raises(SignatureRefusedError, match="it is not signed"):
+            require_pack_signature(file, allowed)
+        sign_pack(file, keys.make("stranger"))
+        with pytest.raises(SignatureRefusedError, match="is not allowed"):
+            require_pack_signature(file, allowed)
 
 
 class TestTool:
