@@ -2,12 +2,14 @@
 
 VENV ?= .venv
 PYTHON ?= python3
-export VENV PYTHON
+# What runs the demo's model: hf (transformers) or vllm (its build for CPUs).
+ENGINE ?= hf
+export VENV PYTHON ENGINE
 
 .PHONY: demo test check setup-demo setup-test clean
 
 demo: setup-demo  ## run the whole job on a real small model, and print its scores
-	$(VENV)/bin/themis demo --dir demo-out $(DEMO_OPTIONS)
+	$(VENV)/bin/themis demo --dir demo-out --engine $(ENGINE) $(DEMO_OPTIONS)
 
 test: setup-test  ## run every check and every test
 	bash .ci/check
