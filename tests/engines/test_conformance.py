@@ -142,6 +142,32 @@ def test_a_stop_text_in_the_prompt_stops_nothing(
     assert done[0].text == "The capital of France is Paris."
 
 
+def test_a_stop_text_that_begins_in_the_prompt_stops_nothing(
+    model_engine: Engine, ask: Ask, complete: Complete
+) -> None:
+    request = ask(0, "What is the capital of France?", stop=("assistant\nThe", "\nThe"))
+
+    assert complete(model_engine, [request])[0].text == "The capital of France is Paris."
+
+
+def test_a_stop_text_within_the_least_length_stops_nothing(
+    model_engine: Engine, ask: Ask, complete: Complete
+) -> None:
+    question = "What is the capital of France?"
+    least = {"min_tokens": 4}
+
+    done = complete(
+        model_engine,
+        [
+            ask(0, question, stop=("The",), extras=least),
+            ask(1, question, stop=("Paris",), extras=least),
+        ],
+    )
+
+    assert done[0].text == "The capital of France is Paris."
+    assert (done[1].text, done[1].stop_reason) == ("The capital of France is ", "Paris")
+
+
 def test_a_stop_token_is_reported(model_engine: Engine, ask: Ask, complete: Complete) -> None:
     tokenizer = model_engine._renderer.tokenizer  # type: ignore[attr-defined]
     first, second, *_ = tokenizer("The capital of France is Paris.", add_special_tokens=False)[

@@ -10,7 +10,7 @@ from themis.providers import Completion, Engine, EngineDead, Message, Request, S
 
 torch = pytest.importorskip("torch")
 
-from themis.providers.hf_decoding import gumbel_noise, truncated  # noqa: E402
+from themis.providers.hf_decoding import Row, RowScores, gumbel_noise, truncated  # noqa: E402
 
 pytestmark = [
     pytest.mark.engine,
@@ -103,6 +103,44 @@ class TestTruncation:
         kept = truncated(scores, Sampling(1, top_p=0.0)).isfinite()
 
         assert torch.equal(kept.sum(-1), torch.ones(16, dtype=torch.int64))
+
+
+def test_the_repetition_penalty_is_that_of_transformers_row_by_row() -> None:
+    from transformers import RepetitionPenaltyLogitsProcessor
+
+    logits = torch.randn(3, 40, generator=torch.Generator().manual_seed(1))
+    prompts = [[5, 6, 7], [8], [9, 10]]
+    padded = torch.tensor([[5, 6, 7], [0, 0, 8], [0, 9, 10]])
+    answers = torch.tensor([[1, 2], [3, 3], [4, 11]])
+    params = Sampling(8, extras={"repetition_penalty": 1.7})
+    scores = RowScores([Row(0, 8) for _ in prompts], prompts, params, set())
+    reference = RepetitionPenaltyLogitsProcessor(1.7)
+
+    for step in range(3):
+        ours = scores(torch.cat([padded, answers[:, :step]], dim=1), logits)
+
+        for row, prompt in enumerate(prompts):
+            ids = torch.tensor([[*prompt, *answers[row, :step].tolist()]])
+            expected = reference(ids, logits[row : row + 1].clone())
+            assert torch.allclose(ours[row], expected[0])
+
+
+def test_a_batch_ends_with_its_last_row(
+    hf_engine: Engine, ask: Any, complete: Any, qa: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    widths: list[int] = []
+    real = hf_engine._model.generate  # type: ignore[attr-defined]
+
+    def generate(**arguments: Any) -> Any:
+        sequences = real(**arguments)
+        widths.append(sequences.shape[1] - arguments["input_ids"].shape[1])
+        return sequences
+
+    monkeypatch.setattr(hf_engine._model, "generate", generate)  # type: ignore[attr-defined]
+
+    done = complete(hf_engine, [ask(n, qa[n][0], max_tokens=200) for n in range(20)])
+
+    assert widths == [max(completion.completion_tokens for completion in done.values())]
 
 
 class TestMemory:

@@ -240,8 +240,17 @@ class RowStops:
     def _look_for_stop_texts(self, input_ids: Any, ended: Any) -> None:
         tails = input_ids[:, -min(self._tail, self._step) :].tolist()
         for number in (~ended).nonzero().flatten().tolist():
-            text = self._decode(tails[number])
-            found = next((stop for stop in self._stops if stop in text), None)
+            found = self._new_stop(tails[number])
             if found is not None:
                 self._stopped[number] = (self._step, found)
                 ended[number] = True
+
+    def _new_stop(self, tail: list[int]) -> str | None:
+        """Return the stop text that the newest token completes; older ones had their turn."""
+        text = self._decode(tail)
+        # Half a character decodes to a replacement that the next token may take back.
+        before = len(self._decode(tail[:-1]).rstrip("\ufffd"))
+        for stop in self._stops:
+            if text.find(stop, max(0, before - len(stop) + 1)) >= 0:
+                return stop
+        return None
