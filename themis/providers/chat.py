@@ -51,9 +51,9 @@ class ChatRenderer:
             self.tokenizer = AutoTokenizer.from_pretrained(
                 model_path, local_files_only=True, trust_remote_code=False
             )
-        except (OSError, ValueError) as error:
+        except Exception as error:  # a damaged file gives whatever it gives
             raise EngineInitError(
-                f"The tokenizer of {model_path} does not load: {error}"
+                f"The tokenizer of {model_path} does not load: {type(error).__name__}: {error}"
             ) from error
         self.context: int | None = None
         self._kwargs = dict(extras.get("chat_template_kwargs", {}))
