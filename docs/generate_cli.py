@@ -32,7 +32,7 @@ def reference() -> str:
 
 
 def _pages(command: click.Command, path: str) -> list[str]:
-    context = click.Context(command, info_name=path, max_content_width=96)
+    context = click.Context(command, info_name=path, terminal_width=96)
     level = "#" * (path.count(" ") + 1)
     pages = [f"{level} {path}\n\n```text\n{command.get_help(context).strip()}\n```\n\n"]
     if isinstance(command, click.Group):
