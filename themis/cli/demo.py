@@ -114,7 +114,9 @@ def _choose_dispatch(model: Path, *, slurm: bool | None) -> "Dispatch":
     from themis_slurm.profile import ClusterProfile
 
     # float32: the same text from every engine and batch size (docs/performance.md).
-    shared: dict[str, Any] = {"models": {MODEL: str(model)}, "engine": {"dtype": "float32"}}
+    # A short context keeps vLLM's key-value cache small on a machine without a GPU.
+    engine: dict[str, Any] = {"dtype": "float32", "vllm": {"max_model_len": 2048}}
+    shared: dict[str, Any] = {"models": {MODEL: str(model)}, "engine": engine}
     if slurm if slurm is not None else _slurm_answers():
         say("working through Slurm")
         return dispatch_to(ClusterProfile(mem_gb=3, walltime=30, signal_margin_s=60, **shared))

@@ -62,7 +62,9 @@ def dispatch_to(profile: "ClusterProfile") -> "Dispatch":
     from themis_slurm.wait import run_until_done
 
     def work(bundle: Path) -> None:
-        run_until_done(bundle, profile, on_status=StatusPrinter())
+        status = run_until_done(bundle, profile, on_status=StatusPrinter())
+        for line in complaints(status):
+            say(line)
 
     return work
 
@@ -79,6 +81,18 @@ class StatusPrinter:
         if line != self._last:
             say(line)
         self._last = line
+
+
+def complaints(status: "ClusterStatus") -> list[str]:
+    """Say why shards ended incomplete, each reason once, with the first shard that has it."""
+    from themis.results.report.terminal import printable
+
+    reasons: dict[str, int] = {}
+    for row in status.rows:
+        if row.cause.advice:
+            why = f"{row.cause.value}: {row.detail or row.cause.advice}"
+            reasons.setdefault(why, row.shard)
+    return [f"shard {shard}: {printable(why)}" for why, shard in reasons.items()]
 
 
 def status_line(status: "ClusterStatus") -> str:

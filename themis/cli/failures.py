@@ -4,7 +4,12 @@ from pathlib import Path
 
 import click
 
-from themis.cli.options import json_option, print_json, project_option, project_store
+from themis.cli.options import (
+    json_option,
+    print_json,
+    project_option,
+    project_store,
+)
 
 
 @click.command()
@@ -23,6 +28,7 @@ def command(run: str, limit: int, project: Path | None, *, as_json: bool) -> Non
     """
     from itertools import islice
 
+    from themis.results.report.terminal import printable
     from themis.storage.plans import find_run
     from themis.storage.tables import iter_candidates
 
@@ -57,10 +63,3 @@ def command(run: str, limit: int, project: Path | None, *, as_json: bool) -> Non
         click.echo(f"… and more; raise --limit {limit}")
     if not rows:
         click.echo("Nothing failed and nothing is missing.")
-
-
-def printable(text: str) -> str:
-    """Make text from a model or an engine safe for a terminal: no control characters."""
-    return "".join(
-        character if character.isprintable() else repr(character)[1:-1] for character in text
-    )

@@ -178,8 +178,8 @@ def logs(bundle: Path, profile: str | None, shard: int | None, lines: int) -> No
     Example:
         themis slurm logs my-bundle --shard 7
     """
-    from themis.cli.failures import printable
     from themis.errors import SpecValidationError
+    from themis.results.report.terminal import printable
     from themis_slurm.submit import logs_of
 
     if shard is None:
