@@ -8,7 +8,7 @@ from pathlib import Path
 import click
 
 from themis.cli import main
-from themis.cli.main import COMMANDS
+from themis.cli.main import COMMANDS, HELP_OPTIONS
 
 HEAD = """# Command line
 
@@ -32,7 +32,9 @@ def reference() -> str:
 
 
 def _pages(command: click.Command, path: str) -> list[str]:
-    context = click.Context(command, info_name=path, terminal_width=96)
+    context = click.Context(
+        command, info_name=path, terminal_width=96, help_option_names=HELP_OPTIONS
+    )
     level = "#" * (path.count(" ") + 1)
     pages = [f"{level} {path}\n\n```text\n{command.get_help(context).strip()}\n```\n\n"]
     if isinstance(command, click.Group):

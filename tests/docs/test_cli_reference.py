@@ -8,7 +8,7 @@ import click
 import pytest
 
 from themis.cli import main
-from themis.cli.main import COMMANDS
+from themis.cli.main import COMMANDS, HELP_OPTIONS
 
 DOCS = Path(__file__).parents[2] / "docs"
 
@@ -43,7 +43,8 @@ def test_the_reference_is_up_to_date() -> None:
 def test_every_command_says_what_it_does_and_shows_an_example(
     path: str, command: click.Command
 ) -> None:
-    text = command.get_help(click.Context(command, info_name=path))
+    context = click.Context(command, info_name=path, help_option_names=HELP_OPTIONS)
+    text = command.get_help(context)
 
     assert "Example:" in text
     assert path.split()[1] in text

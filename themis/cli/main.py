@@ -101,7 +101,10 @@ def _fail(message: str, exit_code: int) -> None:
     sys.exit(exit_code)
 
 
-@click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
+HELP_OPTIONS = ["-h", "--help"]
+
+
+@click.group(cls=LazyGroup, context_settings={"help_option_names": HELP_OPTIONS})
 @click.version_option(package_name="themis-hpc", prog_name="themis")
 def main(args: Sequence[str] = ()) -> None:
     """Run large LLM evaluations on Slurm clusters, and prove every number.
