@@ -14,8 +14,8 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from themis_bundles.files import make_folder, publish_once
+from themis_bundles.model import Frozen
 from themis_slurm.evidence import Cause
-from themis_slurm.model import Frozen
 
 LONGEST_MESSAGE = 2000
 

@@ -12,7 +12,7 @@ from pydantic import JsonValue, ValidationError
 from themis.errors import SpecValidationError
 from themis_bundles import canonical_json, sha256_hex
 from themis_bundles.files import make_folder, publish_once
-from themis_slurm.model import Frozen
+from themis_bundles.model import Frozen
 from themis_slurm.profile import ClusterProfile
 from themis_slurm.workspace import Workspace
 

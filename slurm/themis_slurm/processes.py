@@ -5,7 +5,7 @@ import socket
 from contextlib import suppress
 from pathlib import Path
 
-from themis_slurm.model import Frozen
+from themis_bundles.model import Frozen
 
 
 class ProcessName(Frozen):

@@ -19,8 +19,8 @@ from typing import Annotated, Literal, Self
 
 from pydantic import BeforeValidator, Field, JsonValue, ValidationError, model_validator
 
+from themis_bundles.model import Frozen
 from themis_slurm.errors import ProfileError
-from themis_slurm.model import Frozen
 
 _CLOCK = re.compile(r"(?:(?P<d>\d+)-)?(?P<h>\d{1,3}):(?P<m>[0-5]\d):(?P<s>[0-5]\d)")
 _SECRET = re.compile(r"token|secret|passw|credential|(api|private|access)_?key", re.IGNORECASE)

@@ -15,7 +15,7 @@ from pydantic import ValidationError
 
 from themis.errors import StorageError
 from themis_bundles.files import make_folder, publish_once, replace
-from themis_slurm.model import Frozen
+from themis_bundles.model import Frozen
 from themis_slurm.processes import ProcessName
 
 State = Literal["prepared", "submitted", "refused"]

@@ -19,9 +19,9 @@ from typing import Any
 
 from pydantic import JsonValue
 
+from themis_bundles.model import Frozen
 from themis_slurm.errors import SchedulerError, SubmissionRefusedError
 from themis_slurm.import_path import importable
-from themis_slurm.model import Frozen
 from themis_slurm.profile import looks_secret
 
 _PASSED_NAMES = frozenset(
