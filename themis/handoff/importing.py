@@ -16,8 +16,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from themis import identity
 from themis.errors import ErrorCode, ImportRefusedError, ThemisError
+from themis.handoff.proof import PlannedTrials
 from themis.handoff.quarantine import set_aside
 from themis.storage import projections
 from themis.storage.batches import without_cycle_collector
@@ -29,15 +29,12 @@ from themis.storage.ledger import (
     record_import,
     was_imported,
 )
-from themis.storage.plans import MODEL_ERROR, OK, Run, find_run, trial_key
+from themis.storage.plans import MODEL_ERROR, OK, Run, find_run
 from themis.storage.store import Store
 from themis_bundles import Bundle, Census, Chosen, Problem, chosen, verify
 from themis_bundles.attempts import AttemptReader
 
 Resolve = Literal["refuse", "first"]
-
-LOOKUP_BATCH = 500
-"""Trials that are looked up with one query."""
 
 PROBLEMS_SHOWN = 20
 """Problems that a refusal lists; `themis verify --json` has all of them."""
@@ -210,7 +207,7 @@ def _import_shard(
     if was_imported(store, exported.key, shard, result_digest):
         totals.known += 1
         return
-    plan = _PlannedTrials(store, run, bundle, answered)
+    plan = PlannedTrials(store, run, bundle, answered)
     with store.transaction():
         attempts = _attempts(store, bundle, shard, exported, answered)
         events = []
@@ -233,7 +230,7 @@ def _import_shard(
 
 def _event(
     entry: Chosen,
-    plan: "_PlannedTrials",
+    plan: PlannedTrials,
     bundle: Bundle,
     attempts: Mapping[str, int],
     totals: _Totals,
@@ -247,9 +244,11 @@ def _event(
     sample = entry.item.body["sample"]
     attempt = attempts[record.attempt]
     if bundle.manifest.stage == "evaluation":
-        evaluation = plan.check_evaluation(entry)
+        evaluation = plan.check_evaluation(entry, planned, trusted=trusted)
         if record.status != "ok":
             return None, 0
+        if (planned.key, sample, evaluation) in plan.scored:
+            return None, 1
         event = projections.Event(
             projections.EVALUATED,
             planned.key,
@@ -264,8 +263,9 @@ def _event(
         plan.check_generation(entry, planned)
     status = planned.samples.get(sample)
     if status is not None and (status == OK or record.status != "ok"):
-        if status == OK and record.status == "ok":
-            plan.note_conflict(planned, sample, record.record, totals)
+        both_answer = status == OK and record.status == "ok"
+        if both_answer and plan.differs(planned, sample, record.record):
+            totals.conflicts.append(f"trial {planned.hash[:12]} sample {sample}")
         if status in (OK, MODEL_ERROR):
             return None, 1
     event = projections.Event(
@@ -278,126 +278,6 @@ def _event(
         record.content,
     )
     return event, 0
-
-
-@dataclass(frozen=True)
-class _Planned:
-    """A planned trial, as the store has it."""
-
-    key: int
-    hash: str
-    slice: int
-    model_hash: str
-    params_hash: str
-    prompt_hash: str
-    samples: dict[int, int]
-
-
-class _PlannedTrials:
-    """The planned trials that a shard's items belong to."""
-
-    def __init__(self, store: Store, run: Run, bundle: Bundle, entries: Iterable[Chosen]) -> None:
-        self._store = store
-        self._run = run
-        self._bundle = bundle
-        self._components = bundle.components()
-        self._found: dict[str, _Planned] = {}
-        self._evaluations = {
-            (row[0], row[1]): tuple(row[2:])
-            for row in store.db.execute(
-                "SELECT r.slice, s.hash, r.evaluation, r.metrics FROM run_scores r"
-                " JOIN specs s ON s.id = r.evaluation WHERE r.run = ?",
-                (run.key,),
-            )
-        }
-        self._load(sorted({entry.item.body["id"] for entry in entries}))
-
-    def _load(self, ids: list[str]) -> None:
-        """Find the trials of these ids, and what the store holds of their candidates."""
-        db = self._store.db
-        for start in range(0, len(ids), LOOKUP_BATCH):
-            keys = [trial_key(trial_id) for trial_id in ids[start : start + LOOKUP_BATCH]]
-            marks = ",".join("?" * len(keys))
-            held: dict[int, dict[int, int]] = {}
-            for trial, sample, status in db.execute(
-                "SELECT c.trial, c.sample, c.status FROM trials t"  # noqa: S608
-                f" JOIN candidates c ON c.trial = t.id WHERE t.key IN ({marks})",
-                keys,
-            ):
-                held.setdefault(trial, {})[sample] = status
-            rows = db.execute(
-                # The order of a cross join is fixed: trials are found by key, not by run.
-                "SELECT t.id, t.hash, t.slice, m.hash, p.hash, t.prompt_hash FROM trials t"  # noqa: S608
-                " CROSS JOIN run_trials r CROSS JOIN specs m CROSS JOIN specs p"
-                f" WHERE t.key IN ({marks}) AND r.run = ? AND r.trial = t.id"
-                " AND m.id = t.model AND p.id = t.params",
-                (*keys, self._run.key),
-            )
-            for key, trial_hash, slice_, model, params, prompt in rows:
-                found = _Planned(
-                    key=key,
-                    hash=trial_hash.hex(),
-                    slice=slice_,
-                    model_hash=model,
-                    params_hash=params,
-                    prompt_hash=prompt.hex(),
-                    samples=held.get(key, {}),
-                )
-                self._found[found.hash[: identity.ID_LENGTH]] = found
-
-    def of(self, entry: Chosen) -> _Planned:
-        planned = self._found.get(entry.item.body["id"])
-        if planned is None or entry.item.body["sample"] >= self._run.num_samples:
-            raise self._refused(entry, f"the item is not planned in run {self._run.run_id}")
-        return planned
-
-    def check_generation(self, entry: Chosen, planned: _Planned) -> None:
-        """Compare an item with the trial it claims to be, part by part."""
-        body = entry.item.body
-        refs, request = body["refs"], body["request"]
-        params = self._components[refs["params"]]
-        candidate = identity.candidate_id(planned.hash, body["sample"])
-        base = params.body.get("seed")
-        seed = identity.candidate_seed(self._run.global_seed if base is None else base, candidate)
-        for what, claimed, expected in (
-            ("model", self._components[refs["model"]].sha256, planned.model_hash),
-            ("parameters", params.sha256, planned.params_hash),
-            ("prompt", identity.prompt_hash(request["messages"]), planned.prompt_hash),
-            ("seed", request["seed"], seed),
-        ):
-            if claimed != expected:
-                raise self._refused(entry, f"its {what} is not the planned one")
-
-    def check_evaluation(self, entry: Chosen) -> int:
-        """Return the key of the score pass that an item belongs to, and check its metrics."""
-        component = self._components[entry.item.body["refs"]["evaluation"]]
-        planned = self.of(entry)
-        found = self._evaluations.get((planned.slice, component.sha256))
-        if found is None:
-            raise self._refused(entry, "its score pass is not planned for its slice")
-        record = entry.record
-        if record is not None and record.status == "ok":
-            asked = sorted(metric["id"] for metric in component.body["metrics"])
-            given = sorted(score["metric"] for score in record.record["scores"])
-            if asked != given:
-                raise self._refused(entry, f"it has scores for {given}, asked were {asked}")
-        return int(found[0])
-
-    def note_conflict(
-        self, planned: _Planned, sample: int, record: Mapping[str, Any], totals: _Totals
-    ) -> None:
-        """Report an answer that differs from the one that the store holds."""
-        (event,) = self._store.db.execute(
-            "SELECT event FROM candidates WHERE trial = ? AND sample = ?", (planned.key, sample)
-        ).fetchone()
-        held = projections.event_record(self._store, event)
-        if held.get("text") != record.get("text"):
-            totals.conflicts.append(f"trial {planned.hash[:12]} sample {sample}")
-
-    def _refused(self, entry: Chosen, rule: str) -> ImportRefusedError:
-        return ImportRefusedError(
-            f"{self._bundle.path}: item {entry.item.seq}: {rule}; nothing of its shard was stored"
-        )
 
 
 def _header(bundle: Bundle, shard: int, attempt: str) -> dict[str, Any]:

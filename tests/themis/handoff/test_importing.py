@@ -1,8 +1,9 @@
 """Import: what proves itself is stored once; what does not is refused whole."""
 
+import dataclasses
 import json
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +18,8 @@ from themis.handoff.register import register_plan
 from themis.handoff.scoring import score_pending
 from themis.handoff.session import Session
 from themis.records.score_table import ScoreStatus
-from themis.storage import open_store
-from themis.storage.plans import Run
+from themis.storage import Store, open_store
+from themis.storage.plans import Run, find_run
 from themis.storage.projections import event_record
 from themis.storage.tables import iter_candidates, read_scores
 from themis_bundles import Bundle, ResultWriter, canonical_json
@@ -434,3 +435,74 @@ def test_a_late_failure_never_replaces_an_answer(
 
     assert (late.stored, late.held) == (0, ITEMS)
     assert not list(iter_candidates(session.store, run, failed_only=True))
+
+
+@pytest.fixture
+def scored_elsewhere(
+    exported: tuple[Session, Run, Path], tmp_path: Path
+) -> Iterator[tuple[Session, Store, Path]]:
+    """A session, another store with its plan and answers, and an evaluation bundle of the first."""
+    session, run, bundle = exported
+    work(bundle)
+    import_results(session.store, bundle)
+    evaluation = export_evaluation(session, run, tmp_path / "scores")
+    assert evaluation is not None
+    with open_store(tmp_path / "other") as store:
+        other = dataclasses.replace(session, store=store)
+        register_plan(other)
+        import_results(store, bundle)
+        yield session, store, evaluation.path
+
+
+def test_scores_computed_elsewhere_are_taken_after_comparing_what_was_scored(
+    scored_elsewhere: tuple[Session, Store, Path],
+) -> None:
+    session, other, evaluation = scored_elsewhere
+    work(evaluation)
+
+    there = import_results(other, evaluation)
+    here = import_results(session.store, evaluation)
+
+    assert there.stored == here.stored == ITEMS
+
+
+def test_a_score_of_another_answer_is_refused(
+    scored_elsewhere: tuple[Session, Store, Path],
+) -> None:
+    _, other, evaluation = scored_elsewhere
+    work(evaluation)
+    other.db.execute("UPDATE events SET digest = zeroblob(32) WHERE seq = 3")
+
+    with pytest.raises(ImportRefusedError, match="the answer that it scored is not the stored one"):
+        import_results(other, evaluation)
+
+    assert other.db.execute("SELECT count(*) FROM scores").fetchone() == (0,)
+
+
+def test_a_score_for_an_answer_that_the_store_lacks_is_refused(
+    exported: tuple[Session, Run, Path], tmp_path: Path
+) -> None:
+    session, run, bundle = exported
+    work(bundle)
+    import_results(session.store, bundle)
+    evaluation = export_evaluation(session, run, tmp_path / "scores")
+    assert evaluation is not None
+    work(evaluation.path)
+    with open_store(tmp_path / "other") as store:
+        register_plan(dataclasses.replace(session, store=store))
+
+        with pytest.raises(ImportRefusedError, match="no answer that could have been scored"):
+            import_results(store, evaluation.path)
+
+
+def test_scores_that_the_store_holds_are_not_stored_twice(
+    scored_elsewhere: tuple[Session, Store, Path],
+) -> None:
+    session, _, evaluation = scored_elsewhere
+    work(evaluation)
+    run = find_run(session.store, "latest")
+    assert score_pending(session, run) == ITEMS
+
+    report = import_results(session.store, evaluation)
+
+    assert (report.stored, report.held) == (0, ITEMS)
