@@ -70,3 +70,30 @@ def test_an_unknown_key_names_those_that_exist(ran: Path, themis: Themis) -> Non
 
     assert done.exit_code == 2
     assert "skill" in done.stderr
+
+
+def test_an_item_is_shown_from_the_prompt_to_the_score(ran: Path, themis: Themis) -> None:
+    assert ran.exists()
+
+    shown = themis("show", "q01")
+    found = json.loads(themis("show", "q01", "--json").stdout)
+
+    assert shown.exit_code == 0, shown.stderr
+    for part in ("sums/q01", "What is 41 + 18?", "output (stop)", "expected", "numeric_match: "):
+        assert part in shown.stdout
+    assert [entry["prompt_variant_id"] for entry in found] == ["plain", "terse"]
+    assert themis("show", "q99").exit_code == 2
+
+
+def test_models_are_ranked_with_the_doubt_about_the_order(ran: Path, themis: Themis) -> None:
+    text = (ran / "benchmark.toml").read_text()
+    other = '[[models]]\nmodel_id = "echo"\nprovider = "demo"\n\n[[slices]]'
+    (ran / "benchmark.toml").write_text(text.replace("[[slices]]", other, 1))
+    assert themis("run", "benchmark.toml").exit_code == 0
+
+    shown = themis("leaderboard", "my-eval")
+    rows = json.loads(themis("leaderboard", "my-eval", "--json").stdout)["rows"]
+
+    assert shown.stdout.index("arithmetic") < shown.stdout.index("echo")
+    assert [(row["rank"], row["model_id"]) for row in rows] == [(1, "arithmetic"), (2, "echo")]
+    assert rows[1]["behind_first"]["delta_mean"] < 0
