@@ -72,5 +72,8 @@ def command(
     else:
         print_scores(outcome.plan.run, table)
     if outcome.failed:
-        say(f"{outcome.failed:,} candidates failed or are missing; see: themis failures")
+        say(
+            f"{outcome.failed:,} candidates failed or are missing: `themis failures` lists them, "
+            "and the same command continues"
+        )
     finish(1 if outcome.failed else 0)

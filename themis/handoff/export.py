@@ -305,14 +305,17 @@ class _Components:
 
 
 def _required_plugins(session: Session) -> tuple[tuple[str, str], ...]:
-    """Return the extractors and metrics that the benchmark's scores name, with versions."""
+    """Return the extractors and metrics that the benchmark names, as `kind:id` with versions."""
+    registry = session.registry
     needed: dict[str, str] = {}
     for part in session.benchmark.slices:
         for score in part.scores:
-            needed |= session.registry.metric_versions(score.metrics)
+            for metric, version in registry.metric_versions(score.metrics).items():
+                needed[f"metric:{metric}"] = version
         for parse in part.parses:
             ids = [ref.id for ref in parse.extractors]
-            needed |= session.registry.extractor_versions(ids)
+            for extractor, version in registry.extractor_versions(ids).items():
+                needed[f"extractor:{extractor}"] = version
     return tuple(sorted(needed.items()))
 
 
