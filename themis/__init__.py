@@ -1,1 +1,70 @@
-"""Themis: large LLM evaluations on Slurm clusters, proved before they are counted."""
+"""Themis: large LLM evaluations on Slurm clusters, proved before they are counted.
+
+The specs that a benchmark is written with, and the plugin registry, are here by name:
+
+    >>> from themis import InferenceParamsSpec, ModelSpec
+    >>> ModelSpec(model_id="arithmetic", provider="demo").spec_hash
+    '776b75bbfb7e'
+
+They are imported when they are asked for, so that importing `themis` costs nothing.
+"""
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from themis.evaluation.registry import PluginRegistry as PluginRegistry
+    from themis.specs import BenchmarkSpec as BenchmarkSpec
+    from themis.specs import DatasetQuerySpec as DatasetQuerySpec
+    from themis.specs import DatasetSpec as DatasetSpec
+    from themis.specs import ExecutionPolicySpec as ExecutionPolicySpec
+    from themis.specs import InferenceGridSpec as InferenceGridSpec
+    from themis.specs import InferenceParamsSpec as InferenceParamsSpec
+    from themis.specs import ModelSpec as ModelSpec
+    from themis.specs import ParseSpec as ParseSpec
+    from themis.specs import PostgresBlobStorageSpec as PostgresBlobStorageSpec
+    from themis.specs import ProjectSpec as ProjectSpec
+    from themis.specs import PromptMessage as PromptMessage
+    from themis.specs import PromptVariantSpec as PromptVariantSpec
+    from themis.specs import ScoreSpec as ScoreSpec
+    from themis.specs import SliceSpec as SliceSpec
+    from themis.specs import SqliteBlobStorageSpec as SqliteBlobStorageSpec
+
+__version__ = "0.1.0"
+
+_HOMES = {
+    "PluginRegistry": "themis.evaluation.registry",
+    **dict.fromkeys(
+        (
+            "BenchmarkSpec",
+            "DatasetQuerySpec",
+            "DatasetSpec",
+            "ExecutionPolicySpec",
+            "InferenceGridSpec",
+            "InferenceParamsSpec",
+            "ModelSpec",
+            "ParseSpec",
+            "PostgresBlobStorageSpec",
+            "ProjectSpec",
+            "PromptMessage",
+            "PromptVariantSpec",
+            "ScoreSpec",
+            "SliceSpec",
+            "SqliteBlobStorageSpec",
+        ),
+        "themis.specs",
+    ),
+}
+"""Where each public name is defined."""
+
+
+def __getattr__(name: str) -> Any:
+    """Import a public name when it is first asked for (PEP 562)."""
+    if name not in _HOMES:
+        raise AttributeError(f"module 'themis' has no attribute {name!r}")
+    return getattr(importlib.import_module(_HOMES[name]), name)
+
+
+def __dir__() -> list[str]:
+    """List the public names."""
+    return sorted([*_HOMES, "__version__"])

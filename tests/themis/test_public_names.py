@@ -1,0 +1,32 @@
+"""The names that `themis` offers are those of the parts, and cost nothing until asked for."""
+
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+
+import themis
+
+
+@pytest.mark.parametrize("name", dir(themis))
+def test_every_public_name_is_there(name: str) -> None:
+    assert getattr(themis, name) is not None
+
+
+def test_an_unknown_name_is_an_attribute_error() -> None:
+    with pytest.raises(AttributeError, match="no attribute 'Benchmark'"):
+        _ = themis.Benchmark
+
+
+def test_importing_themis_loads_nothing_heavy() -> None:
+    code = "import sys, themis; assert not {'pydantic', 'numpy', 'orjson'} & set(sys.modules)"
+
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_the_version_is_that_of_the_distribution() -> None:
+    pyproject = Path(__file__).parents[2] / "pyproject.toml"
+
+    assert themis.__version__ == tomllib.loads(pyproject.read_text())["project"]["version"]
