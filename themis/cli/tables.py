@@ -49,6 +49,9 @@ def print_scores(run: "Run", table: "ScoreTable") -> None:
         f"{run.benchmark_id} ({run.run_id}): {table.rows:,} scores planned, {scored:,} scored, "
         f"{table.rows - scored - missing:,} failed, {missing:,} missing"
     )
+    if not table.rows:
+        click.echo("The benchmark asks for no scores; `themis show ITEM` shows answers.")
+        return
     tables = [aggregate_table(default_aggregates(table))]
     comparisons = default_comparisons(table)
     if comparisons:

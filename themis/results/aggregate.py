@@ -6,6 +6,7 @@ scored, failed and missing, gives the mean with failures as 0, and bounds the me
 scoring everything absent 0 and then 1.
 """
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -39,6 +40,7 @@ _ESTIMATORS = {
     "pass^": repeats.pass_hat_k,
     "maj@": repeats.maj_at_k,
 }
+_ESTIMATOR = re.compile(rf"(?P<form>{'|'.join(map(re.escape, _ESTIMATORS))})(?P<k>[1-9][0-9]*)")
 
 
 @dataclass(frozen=True, slots=True)
@@ -202,14 +204,15 @@ def _estimate(sums: CellSums, estimator: str) -> FloatArray:
     """Give the estimator's value for each cell; NaN where it has none."""
     if estimator == "mean":
         return sums.mean
-    function = _ESTIMATORS.get(estimator[:5])
-    if function is None or not estimator[5:].isdecimal() or int(estimator[5:]) < 1:
+    found = _ESTIMATOR.fullmatch(estimator)
+    if found is None:
         known_names = ", ".join(f"{name}k" for name in _ESTIMATORS)
         raise ValueError(f"unknown estimator {estimator!r}; known: mean, {known_names}")
+    function, k = _ESTIMATORS[found["form"]], int(found["k"])
     whole = np.rint(sums.total)
     if not np.array_equal(whole, sums.total) or (whole < 0).any() or (whole > sums.scored).any():
         raise ValueError(f"{estimator} needs scores of 0 and 1")
-    return function(sums.scored, whole, int(estimator[5:]))
+    return function(sums.scored, whole, k)
 
 
 def _count_rows(table: ScoreTable, groups: Groups) -> dict[str, list[int]]:

@@ -308,7 +308,19 @@ class TestEstimators:
         assert (row.mean, row.item_count) == (1.0, 1)
         assert "unequal_repeats" in row.flags
 
-    @pytest.mark.parametrize("name", ["pass@0", "pass@", "pass@x", "median", "best@2"])
+    @pytest.mark.parametrize(
+        ("name", "expected"), [("pass@2", 1.0), ("pass^2", 1 / 3), ("maj@3", 1.0), ("maj@1", 2 / 3)]
+    )
+    def test_every_form_is_known_by_its_name(
+        self, table: Build, name: str, expected: float
+    ) -> None:
+        scores = table([{"value": value, "sample": n} for n, value in enumerate([1.0, 0.0, 1.0])])
+
+        (row,) = aggregate(scores, ["model_id"], estimator=name)
+
+        assert row.mean == pytest.approx(expected)
+
+    @pytest.mark.parametrize("name", ["pass@0", "pass@", "pass@x", "median", "best@2", "maj@1x"])
     def test_an_unknown_estimator_lists_the_known_ones(self, table: Build, name: str) -> None:
         with pytest.raises(ValueError, match="known: mean, pass@k"):
             aggregate(table([{"value": 1.0}]), ["model_id"], estimator=name)
