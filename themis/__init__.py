@@ -58,6 +58,11 @@ _HOMES = {
 """Where each public name is defined."""
 
 
+__all__ = [  # noqa: PLE0604 - names that `__getattr__` gives
+    *_HOMES,
+]
+
+
 def __getattr__(name: str) -> Any:
     """Import a public name when it is first asked for (PEP 562)."""
     if name not in _HOMES:

@@ -7,8 +7,8 @@ Subcommands are imported when they are called, so `themis --help` needs none of 
 """
 
 import importlib
+import os
 import sys
-from collections.abc import Sequence
 from typing import Any
 
 import click
@@ -108,10 +108,15 @@ HELP_OPTIONS = ["-h", "--help"]
 
 @click.group(cls=LazyGroup, context_settings={"help_option_names": HELP_OPTIONS})
 @click.version_option(package_name="themis-hpc", prog_name="themis")
-def main(args: Sequence[str] = ()) -> None:
+def main() -> None:
     """Run large LLM evaluations on Slurm clusters, and prove every number.
 
     \b
     Example:
         themis init my-eval && themis run my-eval/benchmark.toml
     """
+    # `module:object` means a module beside the user, as it does for `python -m`; last, so that
+    # nothing of Python or Themis is shadowed.
+    here = os.getcwd()  # noqa: PTH109 - pathlib is not needed to start
+    if here not in sys.path:
+        sys.path.append(here)

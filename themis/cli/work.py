@@ -49,6 +49,9 @@ def command(
         deadline=None,
     )
     opened = Bundle.open(bundle, results=results)
+    if shard is not None and shard >= len(opened.shards):
+        last = len(opened.shards) - 1
+        raise click.BadParameter(f"the bundle has shards 0 to {last}", param_hint="--shard")
     numbers = incomplete_shards(opened) if shard is None else (shard,)
     if not numbers:
         say("nothing to do: every shard is complete")

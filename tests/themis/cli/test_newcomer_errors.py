@@ -146,6 +146,16 @@ def test_a_wrong_name_is_named(
     assert said in result.stderr
 
 
+def test_a_shard_that_the_bundle_does_not_have(project: Path, themis: Themis) -> None:
+    assert project.exists()
+    themis("export", "generation", "benchmark.toml", "--out", "bundle")
+
+    result = themis("work", "bundle", "--shard", 99)
+
+    assert result.exit_code == 2
+    assert "the bundle has shards 0 to 0" in result.stderr
+
+
 def test_a_metric_that_does_not_exist(project: Path, themis: Themis) -> None:
     edit(project / "benchmark.toml", '"numeric_match"', '"numeric_mtach"')
 
