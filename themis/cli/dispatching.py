@@ -59,14 +59,16 @@ def with_settings(
 
 def dispatch_to(profile: "ClusterProfile") -> "Dispatch":
     """Return the dispatch that submits to a profile's cluster and waits."""
+    from themis.orchestration.run import Dispatch
     from themis_slurm.wait import run_until_done
+    from themis_slurm.workspace import open_for_profile
 
     def work(bundle: Path) -> None:
         status = run_until_done(bundle, profile, on_status=StatusPrinter())
         for line in complaints(status):
             say(line)
 
-    return work
+    return Dispatch(work, lambda bundle: open_for_profile(bundle, profile).bundle.results_dir)
 
 
 class StatusPrinter:

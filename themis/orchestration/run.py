@@ -8,7 +8,6 @@ import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
 
 from themis.generation.worker import ShardOutcome, WorkOptions, work_shard
 from themis.handoff.export import DEFAULT_SHARD_ITEMS, export_generation
@@ -21,11 +20,19 @@ from themis.storage.plans import Run
 from themis_bundles import Bundle, incomplete_shards
 
 
-class Dispatch(Protocol):
+def _beside_the_items(_bundle: Path) -> Path | None:
+    return None
+
+
+@dataclass(frozen=True)
+class Dispatch:
     """Whoever brings the shards of a bundle to completion."""
 
-    def __call__(self, bundle: Path) -> None:
-        """Work on every incomplete shard of a bundle; return when nothing moves any more."""
+    work: Callable[[Path], None]
+    """Work on every incomplete shard of a bundle; return when nothing moves any more."""
+
+    results: Callable[[Path], Path | None] = _beside_the_items
+    """Where the results of a bundle go; None is inside it."""
 
 
 @dataclass(frozen=True)
@@ -84,7 +91,7 @@ def dispatch_here(options: WorkOptions) -> Dispatch:
             if outcome.state not in ("complete", "already"):
                 return
 
-    return work
+    return Dispatch(work, lambda _bundle: options.results)
 
 
 def _finish_earlier_bundles(
@@ -96,12 +103,12 @@ def _finish_earlier_bundles(
         path = bundle_path(session.store, exported)
         if _records_imported(session, exported.key) >= exported.items or not path.is_dir():
             continue
-        report = _import(session, path)
+        report = _import(session, path, dispatch)
         stored += report.stored
         if report.census.counts["missing"]:
             say(f"continuing {path.name}: {report.census.counts['missing']:,} items left")
-            dispatch(path)
-            stored += _import(session, path).stored
+            dispatch.work(path)
+            stored += _import(session, path, dispatch).stored
     return stored
 
 
@@ -114,12 +121,13 @@ def _generate(
     if exported is None:
         return 0
     say(f"wrote {exported.items:,} items in {exported.shards} shards to {out}")
-    dispatch(out)
-    return _import(session, out).stored
+    dispatch.work(out)
+    return _import(session, out, dispatch).stored
 
 
-def _import(session: Session, path: Path) -> ImportReport:
-    return import_results(session.store, path, allow_partial=True)
+def _import(session: Session, path: Path, dispatch: Dispatch) -> ImportReport:
+    results = dispatch.results(path)
+    return import_results(session.store, path, results=results, allow_partial=True)
 
 
 def _records_imported(session: Session, bundle: int) -> int:

@@ -8,7 +8,7 @@ import pytest
 
 from themis.generation.worker import WorkOptions
 from themis.handoff.session import Session
-from themis.orchestration.run import RunOutcome, dispatch_here, run_benchmark
+from themis.orchestration.run import Dispatch, RunOutcome, dispatch_here, run_benchmark
 from themis.records.score_table import ScoreStatus
 from themis.results.aggregate import aggregate
 from themis.storage.checking import check_store
@@ -104,7 +104,7 @@ def test_a_run_that_was_cut_short_continues_in_its_own_bundle(session: Make) -> 
 
         work_shard(bundle, 1, WorkOptions())
 
-    cut = run_benchmark(made, one_shard, shard_items=5)
+    cut = run_benchmark(made, Dispatch(one_shard), shard_items=5)
     finished = run(made, shard_items=5)
 
     assert (cut.generated, cut.failed) == (5, ITEMS - 5)
@@ -115,7 +115,7 @@ def test_a_run_that_was_cut_short_continues_in_its_own_bundle(session: Make) -> 
 def test_what_is_missing_stays_in_the_denominator(session: Make) -> None:
     made = session()
 
-    outcome = run_benchmark(made, lambda _bundle: None)
+    outcome = run_benchmark(made, Dispatch(lambda _bundle: None))
     table = read_scores(made.store, outcome.plan.run)
     (row,) = aggregate(table, ["model_id", "metric_id"])
 
