@@ -90,20 +90,6 @@ def candidate_seed(base_seed: int, candidate: str) -> int:
     return int.from_bytes(head, "big") >> (32 - SEED_BITS)
 
 
-def work_item_id(
-    stage: str, candidate: str, *, transform: str | None = None, evaluation: str | None = None
-) -> str:
-    """Return the identity of one stage of one candidate; unique within a run."""
-    return digest(
-        {
-            "candidate": candidate,
-            "evaluation": evaluation,
-            "stage": stage,
-            "transform": transform,
-        }
-    )
-
-
 def transform_hash(parse: ParseSpec, versions: Mapping[str, str]) -> str:
     """Return the identity of a parse: its chain, with settings and declared versions.
 

@@ -1,6 +1,7 @@
 """Write the work that is still open as a bundle."""
 
 import contextlib
+import itertools
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -141,7 +142,7 @@ def export_remaining(
         # All of them and in their order, so that the items' references stay right.
         for component in bundle.components():
             writer.component(component.kind, component.body)
-        for entry, item in _chain(first, left):
+        for entry, item in itertools.chain((first,), left):
             if entry is not group:
                 group = entry
                 writer.start_group(
@@ -190,7 +191,7 @@ def _export(
     )
     with contextlib.ExitStack() as stack:
         writer = stack.enter_context(BundleWriter(out, info, shard_items=shard_items))
-        count = write(writer, _chain(first, items))
+        count = write(writer, itertools.chain((first,), items))
     record_export(
         session.store, digest=writer.digest, run=run.key, stage=stage, path=out, items=count
     )
@@ -317,8 +318,3 @@ def _required_plugins(session: Session) -> tuple[tuple[str, str], ...]:
             for extractor, version in registry.extractor_versions(ids).items():
                 needed[f"extractor:{extractor}"] = version
     return tuple(sorted(needed.items()))
-
-
-def _chain(first: Any, rest: Iterator[Any]) -> Iterator[Any]:
-    yield first
-    yield from rest

@@ -7,6 +7,7 @@ from typing import Any
 from themis import identity
 from themis.handoff.session import Session
 from themis.planning.planner import PlannedTrial
+from themis.specs.generation import params_label
 from themis.storage.batches import batched, without_cycle_collector
 from themis.storage.plans import Run, RunRegistration, ScorePass, TrialRow, held_samples
 from themis_bundles import canonical_json
@@ -221,7 +222,7 @@ class _CellCount:
             model_id=self.first.model.model_id,
             slice_id=self.first.slice.slice_id,
             prompt_variant_id=self.first.variant.id,
-            params=f"t={params.temperature:g} max={params.max_tokens}",
+            params=params_label(params.temperature, params.max_tokens),
             params_hash=params.spec_hash,
             generates=self.first.slice.generation is not None,
             trials=self.trials,

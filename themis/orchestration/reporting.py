@@ -7,6 +7,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from themis.errors import SpecValidationError
+from themis.evaluation.references import USUAL_FIELDS
 from themis.identity import prompt_hash
 from themis.planning.items import metadata_of
 from themis.planning.planner import slice_namespace
@@ -23,14 +24,13 @@ from themis.results.report.data import (
     score_census,
 )
 from themis.specs import BenchmarkSpec
+from themis.specs.generation import params_label
 from themis.specs.loading import validate_spec
 from themis.storage.ledger import attempt_headers
 from themis.storage.plans import Run
+from themis.storage.projections import score_status
 from themis.storage.store import Store
 from themis.storage.tables import CandidateDetail, iter_candidates, read_scores
-
-REFERENCE_FIELDS = ("answer", "reference", "target", "expected", "solution")
-"""Where an item's right answer is looked for, to show it."""
 
 KEYS = ("model_id", "slice_id", "prompt_variant_id", "params", "evaluation", "metric_id")
 
@@ -115,7 +115,7 @@ def item_details(store: Store, run: Run) -> Iterator[ItemDetail]:
             prompt_variant_id=candidate.prompt_variant_id,
             item_id=candidate.item_id,
             sample=candidate.sample,
-            params=f"t={candidate.params['temperature']:g} max={candidate.params['max_tokens']}",
+            params=params_label(candidate.params["temperature"], candidate.params["max_tokens"]),
             messages=prompts.of(candidate),
             output=output.get("text"),
             finish_reason=output.get("finish_reason"),
@@ -162,14 +162,8 @@ def _extractions(candidate: CandidateDetail) -> Iterator[ItemExtraction]:
 
 def _scores(candidate: CandidateDetail) -> Iterator[ItemScore]:
     for name, record in candidate.evaluations.items():
-        found = record["extraction"]
-        unreadable = found is not None and not found["success"]
         for score in record["scores"]:
-            status = ScoreStatus.SCORED
-            if score["value"] is None:
-                status = ScoreStatus.METRIC_FAILED
-            elif unreadable:
-                status = ScoreStatus.EXTRACTION_FAILED
+            status = ScoreStatus(score_status(record, score))
             note = score["error"] or score["details"].get("reason")
             yield ItemScore(score["metric"], name, score["value"], status, note)
 
@@ -177,7 +171,7 @@ def _scores(candidate: CandidateDetail) -> Iterator[ItemScore]:
 def _expected(payload: Mapping[str, Any] | None) -> Any:
     if payload is None:
         return None
-    return next((payload[name] for name in REFERENCE_FIELDS if name in payload), None)
+    return next((payload[name] for name in USUAL_FIELDS if name in payload), None)
 
 
 def _notes(table: ScoreTable) -> Iterator[str]:

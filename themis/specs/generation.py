@@ -70,6 +70,11 @@ class InferenceParamsSpec(SpecBase):
         return body
 
 
+def params_label(temperature: float, max_tokens: int) -> str:
+    """Name a parameter set on screen; sets that differ elsewhere may share a name."""
+    return f"t={temperature:g} max={max_tokens}"
+
+
 GridValue = str | int | float | bool
 
 

@@ -154,16 +154,20 @@ def _candidate_row(seq: int, event: Event) -> tuple[Any, ...]:
     return event.trial, event.sample, status, None, None, None, None, code, message, seq
 
 
+def score_status(record: Mapping[str, Any], score: Mapping[str, Any]) -> int:
+    """Return what became of one score of an evaluation record."""
+    if score["value"] is None:
+        return METRIC_FAILED
+    extraction = record.get("extraction")
+    unreadable = extraction is not None and not extraction["success"]
+    return EXTRACTION_FAILED if unreadable else SCORED
+
+
 def _score_rows(
     store: Store, metric_keys: dict[str, int], seq: int, event: Event
 ) -> Iterator[tuple[Any, ...]]:
-    extraction = event.record.get("extraction")
-    unreadable = extraction is not None and not extraction["success"]
     for score in event.record["scores"]:
-        if score["value"] is None:
-            status = METRIC_FAILED
-        else:
-            status = EXTRACTION_FAILED if unreadable else SCORED
+        status = score_status(event.record, score)
         name = score["metric"]
         if name not in metric_keys:
             metric_keys[name] = _metric_key(store, name)

@@ -14,6 +14,7 @@ import numpy.typing as npt
 import orjson
 
 from themis.records.score_table import Codes, Dimension, ScoreStatus, ScoreTable
+from themis.specs.generation import params_label
 from themis.storage.plans import INFRA_ERROR, OK, STATUS_NAMES, Run, score_passes
 from themis.storage.store import Store
 
@@ -69,16 +70,15 @@ def read_scores(store: Store, run: Run) -> ScoreTable:
         3,
     )
     candidate_status[np.searchsorted(order, found[0]), found[1]] = found[2]
+    passes = score_passes(store, run)
     blocks = [
         _pass_block(store, run, trials, candidate_status, number, entry.slice, entry.evaluation, m)
-        for number, entry in enumerate(score_passes(store, run))
+        for number, entry in enumerate(passes)
         for m in entry.metrics
     ]
-    names = tuple(dict.fromkeys(entry.name for entry in score_passes(store, run)))
-    name_of_pass = np.array(
-        [names.index(entry.name) for entry in score_passes(store, run)], dtype=np.int32
-    )
-    metrics = tuple(dict.fromkeys(m for e in score_passes(store, run) for m in e.metrics))
+    names = tuple(dict.fromkeys(entry.name for entry in passes))
+    name_of_pass = np.array([names.index(entry.name) for entry in passes], dtype=np.int32)
+    metrics = tuple(dict.fromkeys(m for entry in passes for m in entry.metrics))
     return _assemble(store, run, trials, blocks, names, name_of_pass, metrics)
 
 
@@ -151,7 +151,12 @@ def _assemble(
         models=_unique_labels([_model_label(bodies[key]) for key in model_keys.tolist()]),
         slices=slice_ids,
         prompts=tuple(bodies[key]["prompt_variant_id"] for key in variant_keys.tolist()),
-        params=_unique_labels([_params_label(bodies[key]) for key in param_keys.tolist()]),
+        params=_unique_labels(
+            [
+                params_label(bodies[key]["temperature"], bodies[key]["max_tokens"])
+                for key in param_keys.tolist()
+            ]
+        ),
         metrics=metrics,
         evaluations=names,
         items=_item_labels(store, item_keys),
@@ -200,10 +205,6 @@ def _item_labels(store: Store, keys: IntArray) -> tuple[str, ...]:
 
 def _model_label(body: Mapping[str, Any]) -> str:
     return str(body["model_id"])
-
-
-def _params_label(body: Mapping[str, Any]) -> str:
-    return f"t={body['temperature']:g} max={body['max_tokens']}"
 
 
 def _unique_labels(labels: Sequence[str]) -> tuple[str, ...]:
