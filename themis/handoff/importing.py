@@ -33,6 +33,7 @@ from themis.storage.plans import MODEL_ERROR, OK, Run, find_run
 from themis.storage.store import Store
 from themis_bundles import Bundle, Census, Chosen, Problem, chosen, verify
 from themis_bundles.attempts import AttemptReader
+from themis_bundles.results import read_statuses
 
 Resolve = Literal["refuse", "first"]
 
@@ -287,6 +288,17 @@ def _header(bundle: Bundle, shard: int, attempt: str) -> dict[str, Any]:
     return {} if reader.header is None else reader.header.model_dump()
 
 
+def _endings(bundle: Bundle, shard: int) -> dict[str, dict[str, Any]]:
+    """Return how each attempt at a shard stood when its status file was last written.
+
+    Nothing proves a status file; it is kept for the timeline of a report and for nothing else.
+    """
+    kept = {"state", "outcome", "cause", "updated", "host"}
+    return {
+        status.attempt: status.model_dump(include=kept) for status in read_statuses(bundle, shard)
+    }
+
+
 def _attempts(
     store: Store,
     bundle: Bundle,
@@ -296,13 +308,14 @@ def _attempts(
 ) -> dict[str, int]:
     """Return the store's key of each attempt that gave one of these records."""
     names = {entry.record.attempt for entry in entries if entry.record is not None}
+    endings = _endings(bundle, shard)
     return {
         name: attempt_key(
             store,
             bundle=exported.key,
             shard=shard,
             attempt=name,
-            header=_header(bundle, shard, name),
+            header={**_header(bundle, shard, name), "status": endings.get(name)},
         )
         for name in sorted(names)
     }

@@ -78,10 +78,10 @@ def record_import(
 def attempt_key(
     store: Store, *, bundle: int, shard: int, attempt: str, header: Mapping[str, Any]
 ) -> int:
-    """Return the key of an attempt, storing its provenance when it is new."""
+    """Return the key of an attempt, storing its provenance and how it stands by now."""
     store.db.execute(
         "INSERT INTO attempts (bundle, shard, attempt, header) VALUES (?, ?, ?, ?)"
-        " ON CONFLICT DO NOTHING",
+        " ON CONFLICT (bundle, shard, attempt) DO UPDATE SET header = excluded.header",
         (bundle, shard, attempt, json.dumps(dict(header), sort_keys=True)),
     )
     row = store.db.execute(

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import shutil
+import socket
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,8 @@ from themis.storage import Store, open_store
 from themis.storage.plans import Run, find_run
 from themis.storage.projections import event_record
 from themis.storage.tables import iter_candidates, read_scores
-from themis_bundles import Bundle, ResultWriter, canonical_json
+from themis.storage.timeline import attempt_timings
+from themis_bundles import Bundle, ResultWriter, canonical_json, new_attempt_id
 
 Make = Callable[..., Session]
 
@@ -506,3 +508,51 @@ def test_scores_that_the_store_holds_are_not_stored_twice(
     report = import_results(session.store, evaluation)
 
     assert (report.stored, report.held) == (0, ITEMS)
+
+
+def test_an_import_keeps_when_and_where_each_attempt_worked(
+    exported: tuple[Session, Run, Path],
+) -> None:
+    session, run, bundle = exported
+    work(bundle)
+    import_results(session.store, bundle)
+
+    timings = attempt_timings(session.store, run)
+
+    assert [(entry.shard, entry.records) for entry in timings] == [(0, 5), (1, 5), (2, 2)]
+    assert {entry.outcome for entry in timings} == {"complete"}
+    assert {entry.host for entry in timings} == {socket.gethostname()}
+    for entry in timings:
+        assert entry.started is not None
+        assert entry.ended is not None
+        assert entry.started <= entry.ended
+        assert entry.completion_tokens > 0
+
+
+def test_a_later_import_of_an_attempt_brings_its_later_end(
+    exported: tuple[Session, Run, Path],
+) -> None:
+    session, run, bundle = exported
+    opened = Bundle.open(bundle)
+    items = list(opened.iter_items(0))
+    writer = ResultWriter(opened, 0, new_attempt_id(), header={})
+    answer = {
+        "text": "1",
+        "finish_reason": "stop",
+        "usage": {"prompt_tokens": 1, "completion_tokens": 1},
+        "latency_ms": 1.0,
+    }
+    writer.append(items[0].seq, items[0].sha256, "ok", answer)
+    writer.flush()
+    writer.status(force=True)
+    import_results(session.store, bundle, allow_partial=True)
+    (running,) = attempt_timings(session.store, run)
+
+    for item in items[1:]:
+        writer.append(item.seq, item.sha256, "ok", answer)
+    writer.close("complete")
+    import_results(session.store, bundle, allow_partial=True)
+    (ended,) = attempt_timings(session.store, run)
+
+    assert (running.outcome, running.records) == (None, 1)
+    assert (ended.outcome, ended.records) == ("complete", 5)
