@@ -11,7 +11,7 @@ from typing import Any
 from themis import identity
 from themis.errors import ImportRefusedError
 from themis.storage import projections
-from themis.storage.plans import OK, Run, trial_key
+from themis.storage.plans import OK, Run, find_trials, held_candidates, held_scores, trial_key
 from themis.storage.store import Store
 from themis_bundles import Bundle, Chosen, canonical_json, sha256_hex
 
@@ -147,34 +147,13 @@ class PlannedTrials:
 
     def _load(self, keys: list[bytes]) -> None:
         """Find the trials of these keys, and what the store holds of their candidates."""
-        db = self._store.db
-        marks = ",".join("?" * len(keys))
         held: dict[int, dict[int, int]] = {}
-        for trial, sample, status in db.execute(
-            "SELECT c.trial, c.sample, c.status FROM trials t"  # noqa: S608
-            f" JOIN candidates c ON c.trial = t.id WHERE t.key IN ({marks})",
-            keys,
-        ):
+        for trial, sample, status in held_candidates(self._store, keys):
             held.setdefault(trial, {})[sample] = status
         if self._bundle.manifest.stage == "evaluation":
-            self.scored.update(
-                db.execute(
-                    "SELECT s.trial, s.sample, s.evaluation FROM trials t"  # noqa: S608
-                    f" JOIN scores s ON s.trial = t.id WHERE t.key IN ({marks})"
-                    " GROUP BY s.trial, s.sample, s.evaluation HAVING sum(s.status = ?) = 0",
-                    (*keys, projections.METRIC_FAILED),
-                )
-            )
-        rows = db.execute(
-            # The order of a cross join is fixed: trials are found by key, not by run.
-            "SELECT t.id, t.hash, t.slice, m.hash, p.hash, t.prompt_hash, i.hash, i.item_id"  # noqa: S608
-            " FROM trials t CROSS JOIN run_trials r CROSS JOIN specs m CROSS JOIN specs p"
-            " CROSS JOIN items i"
-            f" WHERE t.key IN ({marks}) AND r.run = ? AND r.trial = t.id"
-            " AND m.id = t.model AND p.id = t.params AND i.id = t.item",
-            (*keys, self._run.key),
-        )
-        for key, trial_hash, slice_, model, params, prompt, item, item_id in rows:
+            self.scored.update(held_scores(self._store, keys))
+        for row in find_trials(self._store, self._run, keys):
+            key, trial_hash, slice_, model, params, prompt, item, item_id = row
             found = Planned(
                 key=key,
                 hash=trial_hash.hex(),

@@ -3,9 +3,10 @@
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from themis.errors import SpecValidationError
+from themis.records.score_table import ScoreStatus
 from themis.storage.store import Store, now
 
 OK, MODEL_ERROR, INFRA_ERROR = 0, 1, 2
@@ -240,6 +241,60 @@ def held_samples(
         (worst, *map(trial_key, hashes)),
     )
     return {(row[0].hex(), row[1]) for row in rows}
+
+
+def held_candidates(store: Store, keys: Sequence[bytes]) -> list[tuple[int, int, int]]:
+    """Return (trial, sample, status) of every candidate that the store holds of these trials.
+
+    Args:
+        store: The store.
+        keys: The trials' keys (`trial_key`), at most a thousand or so at a time.
+    """
+    marks = ",".join("?" * len(keys))
+    return store.db.execute(
+        "SELECT c.trial, c.sample, c.status FROM trials t"  # noqa: S608
+        f" JOIN candidates c ON c.trial = t.id WHERE t.key IN ({marks})",
+        keys,
+    ).fetchall()
+
+
+def held_scores(store: Store, keys: Sequence[bytes]) -> list[tuple[int, int, int]]:
+    """Return each (trial, sample, evaluation) of these trials that no failed metric leaves open."""
+    marks = ",".join("?" * len(keys))
+    return store.db.execute(
+        "SELECT s.trial, s.sample, s.evaluation FROM trials t"  # noqa: S608
+        f" JOIN scores s ON s.trial = t.id WHERE t.key IN ({marks})"
+        " GROUP BY s.trial, s.sample, s.evaluation HAVING sum(s.status = ?) = 0",
+        (*keys, ScoreStatus.METRIC_FAILED),
+    ).fetchall()
+
+
+class FoundTrial(NamedTuple):
+    """A planned trial, as the store has it, with the hashes of its parts."""
+
+    key: int
+    hash: bytes
+    slice: int
+    model_hash: str
+    params_hash: str
+    prompt_hash: bytes
+    item_hash: bytes
+    item_id: str
+
+
+def find_trials(store: Store, run: Run, keys: Sequence[bytes]) -> list[FoundTrial]:
+    """Return the trials of a run that have these keys (`trial_key`), in any order."""
+    marks = ",".join("?" * len(keys))
+    rows = store.db.execute(
+        # The order of a cross join is fixed: trials are found by key, not by run.
+        "SELECT t.id, t.hash, t.slice, m.hash, p.hash, t.prompt_hash, i.hash, i.item_id"  # noqa: S608
+        " FROM trials t CROSS JOIN run_trials r CROSS JOIN specs m CROSS JOIN specs p"
+        " CROSS JOIN items i"
+        f" WHERE t.key IN ({marks}) AND r.run = ? AND r.trial = t.id"
+        " AND m.id = t.model AND p.id = t.params AND i.id = t.item",
+        (*keys, run.key),
+    )
+    return [FoundTrial(*row) for row in rows]
 
 
 def trial_key(trial_hash: str) -> bytes:
