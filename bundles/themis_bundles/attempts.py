@@ -181,7 +181,7 @@ class AttemptReader:
         return self._inflate(frame)
 
     def _inflate(self, frame: Frame) -> list[bytes]:
-        return inflate(frame, self._max_raw, self._limit)
+        return inflate(frame, self._max_raw, self._limit, self._bundle.max_ratio)
 
     def _frame(self, frame: Frame) -> AttemptFrame | None:
         """Take a frame in; return it when it holds records."""

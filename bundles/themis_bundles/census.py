@@ -7,7 +7,7 @@ Memory is bounded by the largest shard's keys.
 
 import hashlib
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -122,7 +122,14 @@ class _Tally:
             self.extras["corrupt"] += 1
 
 
-def verify(bundle: Bundle, *, quick: bool = False, require_results: bool = False) -> Census:
+def verify(
+    bundle: Bundle,
+    *,
+    quick: bool = False,
+    require_results: bool = False,
+    known: bool = False,
+    each: Callable[[Scan], None] | None = None,
+) -> Census:
     """Prove a bundle and its results.
 
     Args:
@@ -130,6 +137,10 @@ def verify(bundle: Bundle, *, quick: bool = False, require_results: bool = False
         quick: Prove the digests of the payload and of finished results, believe the receipts
             for the counts, and read no record.
         require_results: Count it as a problem when a shard has no result file at all.
+        known: The caller wrote this bundle and kept its digest. Files with the digests that its
+            manifest gives are then what was written, and their items are not read again.
+        each: Is given the records of each shard as soon as they were proved. What it takes
+            from them must not be used when the census then refuses something.
 
     Returns:
         The census. Damage never raises; it is listed, and `refused` is then true.
@@ -140,7 +151,9 @@ def verify(bundle: Bundle, *, quick: bool = False, require_results: bool = False
         tally.extras["corrupt"] += 1
     _check_components(bundle, tally)
     for shard in bundle.shards:
-        _check_shard(bundle, shard.index, tally, quick=quick)
+        joined = _check_shard(bundle, shard.index, tally, quick=quick, known=known)
+        if each is not None and joined is not None:
+            each(joined)
         if require_results and not attempts_of(bundle, shard.index):
             tally.add(f"results/{shard.index:05d}", "no-results", "no attempt gave results")
     _check_result_names(bundle, tally)
@@ -212,30 +225,34 @@ def shard_problems(bundle: Bundle, shard_index: int) -> tuple[Problem, ...]:
     return tuple(tally.problems)
 
 
-def _check_shard(bundle: Bundle, index: int, tally: _Tally, *, quick: bool) -> None:
+def _check_shard(
+    bundle: Bundle, index: int, tally: _Tally, *, quick: bool, known: bool = False
+) -> Scan | None:
+    """Count a shard; return its records when they were read."""
     counts = tally.shards[index] = dict.fromkeys((*VERDICTS, *EXTRAS), 0)
     try:
         if quick:
             bundle.item_digests(index)
             _check_file(bundle, index, tally)
-        else:
+        # A file with another digest is read in full, to say which item is not the planned one.
+        elif not known or _differs(bundle, index):
             bundle.prove_items(index)
     except BundleInvalidError as error:
         tally.invalid(error)
         # Nothing can be proved to answer items that cannot be read.
         counts["missing"] = bundle.shard(index).items
-        return
+        return None
     claims = _claims(bundle, index, tally)
     if quick:
         _check_prefixes(bundle, index, claims, tally)
         state = shard_state(bundle, index)
         for verdict in ("ok", "model_error", "infra_error", "missing"):
             counts[verdict] = getattr(state, verdict)
-    else:
-        _join(bundle, index, claims, tally)
+        return None
+    return _join(bundle, index, claims, tally)
 
 
-def _join(bundle: Bundle, index: int, claims: list[_Claim], tally: _Tally) -> None:
+def _join(bundle: Bundle, index: int, claims: list[_Claim], tally: _Tally) -> Scan:
     """Read every record of a shard and count it."""
     marks: dict[str, set[int]] = {}
     for claim in claims:
@@ -257,6 +274,7 @@ def _join(bundle: Bundle, index: int, claims: list[_Claim], tally: _Tally) -> No
         reader = readers.get(claim.attempt)
         digest = reader.digests.get(claim.bytes) if reader else None
         _judge(claim, digest, tally)
+    return joined
 
 
 def _check_prefixes(bundle: Bundle, index: int, claims: list[_Claim], tally: _Tally) -> None:
@@ -267,6 +285,14 @@ def _check_prefixes(bundle: Bundle, index: int, claims: list[_Claim], tally: _Ta
             name = f"{index:05d}/{claim.attempt}{SUFFIX}"
             digest = _digest_of(bundle.results_dir, name, claim.bytes)
         _judge(claim, digest, tally)
+
+
+def _differs(bundle: Bundle, index: int) -> bool:
+    """Tell whether the files of a shard's items are not those that the manifest lists."""
+    found = _Tally()
+    bundle.item_digests(index)
+    _check_file(bundle, index, found)
+    return bool(found.problems)
 
 
 def _check_file(bundle: Bundle, index: int, tally: _Tally) -> None:

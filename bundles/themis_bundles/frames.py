@@ -242,13 +242,17 @@ def refusal(blob: bytes, raw: int) -> str | None:
     return None
 
 
-def inflate(frame: Frame, max_raw: int, line_limit: int) -> list[bytes]:
+def inflate(
+    frame: Frame, max_raw: int, line_limit: int, max_ratio: int | None = None
+) -> list[bytes]:
     r"""Return the lines of a frame, without their line ends.
 
     Args:
         frame: The frame, as the walker found it.
         max_raw: The largest content that it may declare, checked before inflating.
         line_limit: The longest line, in bytes.
+        max_ratio: How many times its own size it may inflate to, where the reader is stricter
+            than the format.
 
     Raises:
         FrameDamagedError: When the frame breaks a limit, fails its checksum or does not hold
@@ -265,10 +269,14 @@ def inflate(frame: Frame, max_raw: int, line_limit: int) -> list[bytes]:
         raise FrameDamagedError(
             "frame-limit", f"the frame needs a window of {head.window} bytes, above {MAX_WINDOW}"
         )
-    if head.content > max(FRAME_BYTES, MAX_RATIO * len(frame.blob)):
+    allowed = max(FRAME_BYTES, MAX_RATIO * len(frame.blob))
+    if max_ratio is not None:
+        allowed = min(allowed, max_ratio * len(frame.blob))
+    if head.content > allowed:
         raise FrameDamagedError(
             "frame-limit",
-            f"{len(frame.blob)} bytes inflate to {head.content}, more than {MAX_RATIO} times",
+            f"{len(frame.blob)} bytes inflate to {head.content}, more than "
+            f"{max_ratio or MAX_RATIO} times",
         )
     try:
         data = decompressor().decompress(frame.blob, allow_extra_data=False)

@@ -11,6 +11,7 @@ a few numbers per record, never the records.
 from collections import OrderedDict
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from typing import Literal
 
 import msgspec
 import orjson
@@ -118,6 +119,17 @@ class Scan:
         self._cached += _weight(lines)
         while self._cached > _CACHE and len(self._cache) > 1:
             self._cached -= _weight(self._cache.popitem(last=False)[1])
+
+    def records(self, *, resolve: Literal["refuse", "first"]) -> Iterator[tuple[int, Entry]]:
+        """Give the record that stands for each item that has one, by the item's place.
+
+        Args:
+            resolve: What to do with answers that differ: give none, or the first by the rule.
+        """
+        for index, choice in enumerate(self.choices()):
+            entry = choice.entry
+            if entry is not None and (choice.verdict != "conflict" or resolve == "first"):
+                yield index, entry
 
     def verdicts(self) -> tuple[dict[str, int], list[int]]:
         """Count the verdicts, and return the places of the items in conflict.
