@@ -16,7 +16,7 @@ import numpy.typing as npt
 from themis.records.score_table import Dimension, ScoreStatus, ScoreTable
 from themis.statistics.arrays import IntArray
 
-_COLUMNS = {
+COLUMN_KEYS = {
     "model_id": ("model", "models"),
     "slice_id": ("slice", "slices"),
     "prompt_variant_id": ("prompt", "prompts"),
@@ -25,6 +25,8 @@ _COLUMNS = {
     "evaluation": ("evaluation", "evaluations"),
     "item_id": ("item", "items"),
 }
+"""The keys that every table has besides `status`: its column of codes and that of labels."""
+
 _DENSE = 1 << 22
 
 
@@ -58,7 +60,7 @@ class Groups:
 
 def known_keys(table: ScoreTable) -> tuple[str, ...]:
     """Name every key that this table can be grouped by."""
-    return (*_COLUMNS, "status", *table.dimensions, *table.item_dimensions)
+    return (*COLUMN_KEYS, "status", *table.dimensions, *table.item_dimensions)
 
 
 def read_key(table: ScoreTable, name: str) -> Key:
@@ -67,8 +69,8 @@ def read_key(table: ScoreTable, name: str) -> Key:
     Raises:
         ValueError: If the table has no such key; the message lists those it has.
     """
-    if name in _COLUMNS:
-        column, labels = _COLUMNS[name]
+    if name in COLUMN_KEYS:
+        column, labels = COLUMN_KEYS[name]
         return Key(name, getattr(table, labels), getattr(table, column))
     if name == "status":
         return Key(

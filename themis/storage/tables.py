@@ -15,6 +15,7 @@ import orjson
 
 from themis.records.score_table import Codes, Dimension, ScoreStatus, ScoreTable
 from themis.specs.generation import params_label
+from themis.storage.dimensions import item_dimensions
 from themis.storage.plans import INFRA_ERROR, OK, STATUS_NAMES, Run, score_passes
 from themis.storage.store import Store
 
@@ -47,10 +48,16 @@ class CandidateDetail:
     """The evaluation records, by the score's name."""
 
 
-def read_scores(store: Store, run: Run) -> ScoreTable:
+def read_scores(store: Store, run: Run, *, item_fields: Sequence[str] = ()) -> ScoreTable:
     """Return every planned score of a run.
 
     Memory is about 60 bytes per score; nothing is written.
+
+    Args:
+        store: The store.
+        run: The run.
+        item_fields: Metadata or fields of items that become `item_dimensions`; those that no
+            item has are left out.
     """
     trials = _columns(
         store,
@@ -79,7 +86,7 @@ def read_scores(store: Store, run: Run) -> ScoreTable:
     names = tuple(dict.fromkeys(entry.name for entry in passes))
     name_of_pass = np.array([names.index(entry.name) for entry in passes], dtype=np.int32)
     metrics = tuple(dict.fromkeys(m for entry in passes for m in entry.metrics))
-    return _assemble(store, run, trials, blocks, names, name_of_pass, metrics)
+    return _assemble(store, run, trials, blocks, names, name_of_pass, metrics, item_fields)
 
 
 @dataclass(frozen=True)
@@ -134,6 +141,7 @@ def _assemble(
     names: tuple[str, ...],
     name_of_pass: npt.NDArray[np.int32],
     metrics: tuple[str, ...],
+    item_fields: Sequence[str],
 ) -> ScoreTable:
     rows = np.concatenate([block.rows for block in blocks]) if blocks else np.zeros(0, np.int64)
     sizes = [len(block.rows) for block in blocks]
@@ -171,6 +179,7 @@ def _assemble(
         value=_joined([block.value for block in blocks], np.float64),
         status=_joined([block.status for block in blocks], np.int8),
         dimensions=_dimensions(run, slice_ids),
+        item_dimensions=item_dimensions(store, item_keys, item_fields),
     )
 
 
