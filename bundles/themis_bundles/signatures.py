@@ -2,22 +2,21 @@
 
 A signature is an OpenSSH signature (SSHSIG) over `tagmanifest-sha256.txt`, which pins the
 payload list, which pins every payload file. So a good signature says something about a bundle
-only together with `verify`. Signing and checking are done by `ssh-keygen -Y` (OpenSSH 8.2 or
-newer): it knows agents, hardware keys, certificates, expiry and revocation, and anybody can
-repeat the check without Themis. Who is allowed to sign always comes from the verifier.
+only together with `verify`. `ssh-keygen -Y sign` makes it, so keys stay where they are, in an
+agent too; it is checked here in Python, so that machines whose OpenSSH knows no `-Y` can, and
+anybody can repeat the check with `ssh-keygen -Y verify`. Who is allowed to sign always comes
+from the verifier.
 """
 
-import base64
-import binascii
 import hashlib
 import os
-import struct
 import subprocess
-import tempfile
+import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from themis_bundles import files
+from themis_bundles import allowed_signers as signers
+from themis_bundles import files, sshsig
 from themis_bundles.attempts import list_folder
 from themis_bundles.bag import TAG_MANIFEST
 from themis_bundles.errors import SignatureRefusedError, SignatureToolError
@@ -29,7 +28,6 @@ FOLDER = "signatures"
 
 _LIMIT = 2**16
 _TAG_LIMIT = 2**28
-_ARMOUR = ("-----BEGIN SSH SIGNATURE-----", "-----END SSH SIGNATURE-----")
 _TOO_OLD = ("unknown option", "illegal option", "invalid option", "nsupported operation")
 
 
@@ -68,13 +66,17 @@ def sign(bundle: Path, key: Path) -> Path:
         OSError: When the bundle has no tag manifest.
     """
     signature = sign_bytes(files.read_inside(bundle, TAG_MANIFEST, _TAG_LIMIT), key)
-    blob = _public_key(signature)
-    name = f"{TAG_MANIFEST}.{hashlib.sha256(blob).hexdigest()[:16]}.sig"
-    path = Path(bundle) / FOLDER / name
+    path = Path(bundle) / signature_path(signature)
     with files.write_errors(path):
         files.make_folder(path.parent.absolute())
         files.replace(path, signature)
     return path
+
+
+def signature_path(signature: bytes) -> str:
+    """Return where a signature goes, relative to its bag: one place for each key."""
+    key = hashlib.sha256(sshsig.read(signature).key).hexdigest()
+    return f"{FOLDER}/{TAG_MANIFEST}.{key[:16]}.sig"
 
 
 def sign_bytes(data: bytes, key: Path) -> bytes:
@@ -98,13 +100,10 @@ def check_signatures(bundle: Path, allowed_signers: Path) -> tuple[Signature, ..
             of the bundle.
 
     Raises:
-        SignatureToolError: When ssh-keygen is missing or too old.
         ValueError: When the list of allowed signers lies in the bundle.
         OSError: When the bundle has no tag manifest, or the list cannot be read.
     """
-    allowed = allowed_signers.resolve(strict=True)
-    if allowed.is_relative_to(bundle.resolve()):
-        raise ValueError(f"{allowed_signers} lies in the bundle that it is to judge")
+    allowed = read_allowed_signers(allowed_signers, outside=bundle)
     data = files.read_inside(bundle, TAG_MANIFEST, _TAG_LIMIT)
     return tuple(
         _check(bundle, f"{FOLDER}/{name}", data, allowed)
@@ -118,57 +117,75 @@ def require_signature(bundle: Path, allowed_signers: Path) -> Signature:
 
     Raises:
         SignatureRefusedError: When there is none, with what is wrong with those found.
-        SignatureToolError: When ssh-keygen is missing or too old.
         ValueError: When the list of allowed signers lies in the bundle.
         OSError: When the bundle has no tag manifest, or the list cannot be read.
     """
-    found = check_signatures(bundle, allowed_signers)
+    return first_valid(bundle, check_signatures(bundle, allowed_signers))
+
+
+def first_valid(path: Path, found: tuple[Signature, ...]) -> Signature:
+    """Return the first signature that can be believed.
+
+    Raises:
+        SignatureRefusedError: When there is none, with what is wrong with those found.
+    """
     for signature in found:
         if signature.valid:
             return signature
-    raise SignatureRefusedError(bundle, tuple(f"{s.path}: {s.reason}" for s in found))
+    raise SignatureRefusedError(path, tuple(f"{s.path}: {s.reason}" for s in found))
 
 
-def _check(bundle: Path, name: str, data: bytes, allowed: Path) -> Signature:
-    try:
-        signature = files.read_inside(bundle, name, _LIMIT)
-    except OSError as error:
-        return Signature(name, None, "", f"not a signature: {error}")
-    return judge(name, signature, data, allowed)
+def read_allowed_signers(path: Path, *, outside: Path) -> signers.AllowedSigners:
+    """Read the verifier's list, which must not lie in the folder that it is to judge.
+
+    Raises:
+        ValueError: When it does.
+        OSError: When it cannot be read.
+    """
+    allowed = path.resolve(strict=True)
+    if allowed.is_relative_to(outside.resolve()):
+        raise ValueError(f"{path} lies in the bundle that it is to judge")
+    return signers.parse(allowed.read_bytes())
 
 
-def judge(name: str, signature: bytes, data: bytes, allowed: Path) -> Signature:
-    """Return what a signature over bytes is worth.
+def judge(
+    name: str,
+    signature: bytes,
+    data: bytes,
+    allowed: signers.AllowedSigners,
+    principal: str | None = None,
+) -> Signature:
+    """Return what a signature over bytes is worth now.
 
     Args:
         name: What to call it.
         signature: The armoured signature.
         data: What it should be over.
         allowed: The verifier's list of allowed signers.
-
-    Raises:
-        SignatureToolError: When ssh-keygen is missing or too old.
+        principal: Who must have made it; None for any of them.
     """
     try:
-        blob = _public_key(signature)
+        found = sshsig.read(signature)
     except ValueError as error:
         return Signature(name, None, "", f"not a signature: {error}")
-    digest = base64.b64encode(hashlib.sha256(blob).digest()).decode().rstrip("=")
-    fingerprint = f"SHA256:{digest}"
-    # ssh-keygen wants a file; a copy cannot be swapped between the two calls.
-    with tempfile.NamedTemporaryFile() as copy:
-        copy.write(signature)
-        copy.flush()
-        common = ("-f", os.fspath(allowed), "-s", copy.name, "-n", NAMESPACE)
-        found = _ssh_keygen("-Y", "find-principals", *common, stdin=data)
-        principals = found.stdout.decode("utf-8", "replace").split("\n")[0].split(",")
-        if found.returncode or not principals[0]:
-            return Signature(name, None, fingerprint, f"the key {fingerprint} is not allowed")
-        principal = principals[0]
-        done = _ssh_keygen("-Y", "verify", *common, "-I", principal, stdin=data)
-    if done.returncode:
-        return Signature(name, None, fingerprint, f"it does not fit the bundle: {_words(done)}")
-    return Signature(name, principal, fingerprint, "")
+    print_ = found.fingerprint
+    signer, reason = allowed.find(found.key, NAMESPACE, time.time(), principal)
+    if signer is None:
+        reason = f": {reason}" if reason else ""
+        return Signature(name, None, print_, f"the key {print_} is not allowed{reason}")
+    try:
+        sshsig.check(found, data, NAMESPACE)
+    except sshsig.BadSignatureError as error:
+        return Signature(name, None, print_, f"it does not fit the bundle: {error}")
+    return Signature(name, signer.principals, print_, "")
+
+
+def _check(bundle: Path, name: str, data: bytes, allowed: signers.AllowedSigners) -> Signature:
+    try:
+        signature = files.read_inside(bundle, name, _LIMIT)
+    except OSError as error:
+        return Signature(name, None, "", f"not a signature: {error}")
+    return judge(name, signature, data, allowed)
 
 
 def _ssh_keygen(*arguments: str, stdin: bytes) -> subprocess.CompletedProcess[bytes]:
@@ -177,37 +194,14 @@ def _ssh_keygen(*arguments: str, stdin: bytes) -> subprocess.CompletedProcess[by
             ("ssh-keygen", *arguments), input=stdin, capture_output=True, check=False
         )
     except FileNotFoundError:
-        raise SignatureToolError("signatures need ssh-keygen (OpenSSH 8.2 or newer)") from None
+        raise SignatureToolError("signing needs ssh-keygen (OpenSSH 8.2 or newer)") from None
     if done.returncode and any(words in _words(done) for words in _TOO_OLD):
         raise SignatureToolError(
-            "this ssh-keygen cannot handle signatures (`ssh-keygen -Y`): OpenSSH 8.2 or newer "
-            "is needed. Check the signature on another machine."
+            "this ssh-keygen cannot sign (`ssh-keygen -Y`): OpenSSH 8.2 or newer is needed. "
+            "Sign on another machine; checking a signature needs no ssh-keygen."
         )
     return done
 
 
 def _words(done: subprocess.CompletedProcess[bytes]) -> str:
     return " ".join((done.stderr + b" " + done.stdout).decode("utf-8", "replace").split())
-
-
-def _public_key(signature: bytes) -> bytes:
-    """Return the public key blob of an armoured signature.
-
-    The layout is that of PROTOCOL.sshsig of OpenSSH: a magic, a version, then strings.
-
-    Raises:
-        ValueError: When it is not an SSH signature.
-    """
-    lines = signature.decode("ascii").split("\n")
-    lines = [line for line in lines if line]
-    if (lines[:1], lines[-1:]) != ([_ARMOUR[0]], [_ARMOUR[1]]):
-        raise ValueError("no SSH signature armour")
-    try:
-        blob = base64.b64decode("".join(lines[1:-1]), validate=True)
-        magic, version, length = struct.unpack_from(">6sII", blob)
-    except (binascii.Error, struct.error):
-        raise ValueError("damaged SSH signature") from None
-    key = blob[14 : 14 + length]
-    if magic != b"SSHSIG" or version != 1 or len(key) != length:
-        raise ValueError("damaged SSH signature")
-    return key

@@ -10,7 +10,7 @@ from pathlib import Path
 from themis_bundles import files
 from themis_bundles.errors import SignatureRefusedError
 from themis_bundles.pack import pack_list
-from themis_bundles.signatures import Signature, judge, sign_bytes
+from themis_bundles.signatures import Signature, judge, read_allowed_signers, sign_bytes
 
 _LIMIT = 2**16
 
@@ -46,7 +46,7 @@ def require_pack_signature(file: Path, allowed_signers: Path) -> Signature:
         SignatureToolError: When ssh-keygen is missing or too old.
         OSError: When the list of allowed signers cannot be read.
     """
-    allowed = allowed_signers.resolve(strict=True)
+    allowed = read_allowed_signers(allowed_signers, outside=file)
     data = pack_list(file)
     name = f"{file.name}.sig"
     try:

@@ -257,7 +257,7 @@ class TestTool:
     ) -> None:
         monkeypatch.setenv("PATH", str(tmp_path))
 
-        with pytest.raises(SignatureToolError, match="need ssh-keygen"):
+        with pytest.raises(SignatureToolError, match="needs ssh-keygen"):
             sign(bundle.path, tmp_path / "key")
 
     def test_a_key_that_is_not_there(self, bundle: Bundle, keys: Keys) -> None:
