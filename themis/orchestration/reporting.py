@@ -6,15 +6,11 @@ from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
 from typing import Any
 
-from themis.errors import SpecValidationError
 from themis.evaluation.references import USUAL_FIELDS
-from themis.identity import prompt_hash
-from themis.planning.items import metadata_of
-from themis.planning.planner import slice_namespace
-from themis.planning.prompts import CompiledPrompt, compile_variant, item_namespace
 from themis.records.score_table import ScoreStatus, ScoreTable
 from themis.results.aggregate import AggregateRow, aggregate
 from themis.results.compare import PairedRow, paired_compare
+from themis.results.prompts import PlannedPrompts
 from themis.results.report.data import (
     ItemDetail,
     ItemExtraction,
@@ -23,9 +19,7 @@ from themis.results.report.data import (
     ReportData,
     score_census,
 )
-from themis.specs import BenchmarkSpec
 from themis.specs.generation import params_label
-from themis.specs.loading import validate_spec
 from themis.storage.ledger import attempt_headers
 from themis.storage.plans import Run
 from themis.storage.projections import score_status
@@ -105,7 +99,7 @@ def provenance(store: Store, run: Run) -> dict[str, Any]:
 
 def item_details(store: Store, run: Run) -> Iterator[ItemDetail]:
     """Yield every candidate with its prompt, output, extractions and scores."""
-    prompts = _Prompts(run)
+    prompts = PlannedPrompts(run)
     for candidate in iter_candidates(store, run):
         output = candidate.output or {}
         error = output.get("error")
@@ -116,7 +110,10 @@ def item_details(store: Store, run: Run) -> Iterator[ItemDetail]:
             item_id=candidate.item_id,
             sample=candidate.sample,
             params=params_label(candidate.params["temperature"], candidate.params["max_tokens"]),
-            messages=prompts.of(candidate),
+            messages=tuple(
+                Message(message["role"], message["content"])
+                for message in prompts.of(candidate) or ()
+            ),
             output=output.get("text"),
             finish_reason=output.get("finish_reason"),
             extractions=tuple(_extractions(candidate)),
@@ -124,31 +121,6 @@ def item_details(store: Store, run: Run) -> Iterator[ItemDetail]:
             expected=_expected(candidate.payload),
             error=f"{error['code']}: {error['message']}" if error else None,
         )
-
-
-class _Prompts:
-    """Renders prompts again, and shows only those that are what the model was asked."""
-
-    def __init__(self, run: Run) -> None:
-        self._spec = validate_spec(BenchmarkSpec, dict(run.benchmark), source=run.run_id)
-        self._slices = {part.slice_id: part for part in self._spec.slices}
-        self._compiled: dict[str, CompiledPrompt] = {
-            variant.id: compile_variant(variant) for variant in self._spec.prompt_variants
-        }
-
-    def of(self, candidate: CandidateDetail) -> tuple[Message, ...]:
-        part = self._slices.get(candidate.slice_id)
-        compiled = self._compiled.get(candidate.prompt_variant_id)
-        if candidate.payload is None or part is None or compiled is None:
-            return ()
-        item = item_namespace(candidate.item_id, candidate.payload, metadata_of(candidate.payload))
-        try:
-            messages = compiled.render(item, slice_namespace(self._spec, part))
-        except SpecValidationError:
-            return ()
-        if prompt_hash(messages) != candidate.prompt_hash:
-            return ()
-        return tuple(Message(message["role"], message["content"]) for message in messages)
 
 
 def _extractions(candidate: CandidateDetail) -> Iterator[ItemExtraction]:
