@@ -1,6 +1,7 @@
 """Make the golden bundles, or prove that they are what this code makes.
 
-`valid/` holds bundles that every reader must take, byte for byte what the writer gives.
+`valid/` holds bundles that every reader must take, byte for byte what the writer gives, with
+the notes that `verify` makes about them.
 `invalid/` holds one broken bundle per rule, named after its defect, with the words that
 `verify` says about it in `PROBLEMS`. `vectors.jsonl` holds canonical lines with their digests.
 
@@ -10,6 +11,7 @@
 
 # ruff: noqa: D103 -- the name of a defect says what it breaks
 import argparse
+import hashlib
 import re
 import shutil
 import sys
@@ -36,6 +38,7 @@ from themis_bundles import (
 )
 from themis_bundles.bagcheck import payload_digests
 from themis_bundles.frames import compressor, seek_table
+from themis_bundles.manifest import VERSION
 
 GOLDEN = Path(__file__).parent
 SHARD = "data/items/00000.jsonl.zst"
@@ -43,6 +46,24 @@ IDS = "data/items/00000.ids"
 MANIFEST = "data/manifest.json"
 COMPONENTS = "data/components.jsonl.zst"
 ATTEMPT = "results/00000/first.jsonl.zst"
+
+FROZEN: dict[str, dict[str, str]] = {
+    "1.0": {
+        "empty": "af74d06f6151a8b1222185ed182fc54a3eaf8f524c46355ba88468b365efdd38",
+        "evaluation": "c2239ccece1ccfae5994223a2497c56e77f5236f533b426e86fe14ac1a9bf5db",
+        "generation": "1eb3ca5f3e84da6ae3128ff755167fc0cf51df3b8e1c6a1c5055c55964fad542",
+        "killed": "2b910154870fe7dbda87af992c73cf4da197df3dff92a459c741119f0a444e9d",
+        "resumed": "2db9b2bfe36a3ee3bf7f0df42dc0a7dd96099cc4475487a8ab30b6bd044f6303",
+        "worked": "142ff92e3f64cdd38239d30e081c1f6b0e7bf5222596b3a009cd8a1fd29770f6",
+    }
+}
+"""The digest of every valid bundle, by format version. Nothing writes these but a person.
+
+Bytes that change under one version would part readers and writers that both call themselves by
+it. So this tool writes no valid bundle whose digest is not here: raise `VERSION`, keep the old
+bundles under another name, and add the digests of the new ones. A new kind of valid bundle is
+added under the version that it has.
+"""
 
 Defect = Callable[[Path], None]
 DEFECTS: dict[str, tuple[Callable[[Path], Bundle], Defect]] = {}
@@ -143,6 +164,21 @@ def resumed(path: Path) -> Bundle:
     return bundle
 
 
+def killed(path: Path) -> Bundle:
+    """Write a bundle whose two attempts were killed: one at its start, one by a power loss."""
+    bundle = generation(path)
+    work(bundle, 0, "first", {0: answer(0)})
+    work(bundle, 0, "second", {1: answer(1)}, second=60)
+    for name in ("first", "second"):
+        (path / f"results/00000/{name}.json").unlink()
+    (path / "results/00000/done.json").unlink()
+    first, second = (path / f"results/00000/{name}.jsonl.zst" for name in ("first", "second"))
+    first.write_bytes(first.read_bytes()[:20])
+    *_, footer = _frame_starts(second.read_bytes())
+    second.write_bytes(second.read_bytes()[:footer] + bytes(100))
+    return bundle
+
+
 def empty(path: Path) -> Bundle:
     """Write a bundle without items."""
     info = BundleInfo("generation", "run-1", {"project": "demo", "benchmark": "none"}, "2026-01-02")
@@ -168,6 +204,7 @@ VALID: dict[str, Callable[[Path], Bundle]] = {
     "evaluation": evaluation,
     "worked": worked,
     "resumed": resumed,
+    "killed": killed,
     "empty": empty,
 }
 
@@ -344,6 +381,27 @@ def item_nested_too_deep(path: Path) -> None:
 
 
 @defect(one)
+def item_of_another_type(path: Path) -> None:
+    """Whoever writes a bundle can seal anything; so types are proved, not only digests."""
+    _plan(path, lambda item: item["request"].update(seed="1001"))
+
+
+@defect(one)
+def item_without_a_prompt(path: Path) -> None:
+    _plan(path, lambda item: item["request"].update(messages=[]))
+
+
+@defect(one)
+def item_that_refers_to_nothing(path: Path) -> None:
+    _plan(path, lambda item: item["refs"].update(params=9))
+
+
+@defect(one)
+def item_of_another_model(path: Path) -> None:
+    _plan(path, lambda item: item["refs"].update(model=1))
+
+
+@defect(one)
 def items_without_a_seek_table(path: Path) -> None:
     _seal(path, SHARD, _frame(_lines(path / SHARD)))
 
@@ -513,6 +571,18 @@ def results_of_an_unknown_shard(path: Path) -> None:
     (path / "results/00000").rename(path / "results/00007")
 
 
+@defect()
+def results_behind_a_link(path: Path) -> None:
+    (path / "dispatch").mkdir()
+    (path / "results/00000").rename(path / "dispatch/moved")
+    (path / "results/00000").symlink_to("../dispatch/moved")
+
+
+@defect(one)
+def results_that_are_required(path: Path) -> None:
+    """Nothing is wrong but that nobody worked; `verify` is asked to require results."""
+
+
 # Tools -------------------------------------------------------------------------------------
 
 
@@ -525,6 +595,19 @@ def _manifest(path: Path, change: Callable[[dict[str, Any]], object]) -> None:
 def _items(path: Path, change: Callable[[list[bytes]], list[bytes]]) -> None:
     """Change the items of the first shard and seal everything but their digests again."""
     _seal(path, SHARD, _file(change(_lines(path / SHARD))))
+
+
+def _plan(path: Path, change: Callable[[dict[str, Any]], object]) -> None:
+    """Change the second item and seal everything again, as if it had been planned so."""
+    lines = _lines(path / SHARD)
+    item = orjson.loads(lines[1])
+    change(item)
+    lines[1] = canonical_json(item)
+    ids = b"".join(hashlib.sha256(line).digest() for line in lines)
+    (path / IDS).write_bytes(ids)
+    digest = sha256_hex(ids)
+    _manifest(path, lambda m: m["groups"][0]["shards"][0].update(items_digest=digest))
+    _seal(path, SHARD, _file(lines))
 
 
 def _seal(path: Path, name: str, data: bytes) -> None:
@@ -601,7 +684,9 @@ def _replace(path: Path, old: bytes, new: bytes, *, cut: int = 0) -> None:
 def problems(path: Path) -> list[str]:
     """Return what a reader says about a bundle, without the words of other libraries."""
     try:
-        found = [str(problem) for problem in verify(Bundle.open(path)).problems]
+        required = path.name == "results-that-are-required"
+        census = verify(Bundle.open(path), require_results=required)
+        found = [str(problem) for problem in census.problems]
     except BundleInvalidError as error:
         found = list(error.problems)
     return [re.sub(r"(cannot be inflated|not JSON): .*", r"\1", line) for line in found]
@@ -611,6 +696,8 @@ def generate(folder: Path) -> None:
     """Write every golden bundle below a folder."""
     for name, make in VALID.items():
         make(folder / "valid" / name)
+        said = "".join(f"{line}\n" for line in problems(folder / "valid" / name))
+        (folder / "valid" / f"{name}.PROBLEMS").write_text(said)
     for name, (base, change) in DEFECTS.items():
         path = folder / "invalid" / name
         base(path)
@@ -626,10 +713,14 @@ def generate(folder: Path) -> None:
 def content(folder: Path) -> dict[str, bytes]:
     """Return every golden file, by its path."""
     return {
-        str(path.relative_to(folder)): path.read_bytes()
+        str(path.relative_to(folder)): _bytes(path)
         for path in sorted(folder.rglob("*"))
-        if path.is_file() and path.suffix not in {".py", ".pyc"}
+        if (path.is_file() or path.is_symlink()) and path.suffix not in {".py", ".pyc"}
     }
+
+
+def _bytes(path: Path) -> bytes:
+    return b"link to " + bytes(path.readlink()) if path.is_symlink() else path.read_bytes()
 
 
 def differences() -> list[str]:
@@ -640,6 +731,23 @@ def differences() -> list[str]:
     return sorted(name for name in made.keys() | found.keys() if made.get(name) != found.get(name))
 
 
+def thawed(folder: Path) -> list[str]:
+    """Return the digests of valid bundles that are not those of this version of the format."""
+    found = {path.name: _digest(path) for path in (folder / "valid").iterdir() if path.is_dir()}
+    frozen = FROZEN.get(VERSION, {})
+    return sorted(
+        f"{name}: {found.get(name)}"
+        for name in found.keys() | frozen.keys()
+        if found.get(name) != frozen.get(name)
+    )
+
+
+def _digest(folder: Path) -> str:
+    names = sorted(path for path in folder.rglob("*") if path.is_file())
+    lines = [f"{sha256_hex(path.read_bytes())}  {path.relative_to(folder)}\n" for path in names]
+    return sha256_hex("".join(lines).encode())
+
+
 def main() -> None:
     """Write the golden bundles, or prove them."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -648,9 +756,16 @@ def main() -> None:
         wrong = differences()
         sys.stdout.write("".join(f"{name} is not what the code makes\n" for name in wrong))
         sys.exit(bool(wrong))
-    for name in ("valid", "invalid"):
-        shutil.rmtree(GOLDEN / name, ignore_errors=True)
-    generate(GOLDEN)
+    with tempfile.TemporaryDirectory() as folder:
+        generate(Path(folder))
+        changed = thawed(Path(folder))
+        if changed:
+            words = f"the bytes of format {VERSION} would change; read FROZEN in this file:"
+            sys.exit("\n  ".join((words, *changed)))
+        for name in ("valid", "invalid"):
+            shutil.rmtree(GOLDEN / name, ignore_errors=True)
+            shutil.copytree(Path(folder) / name, GOLDEN / name, symlinks=True)
+        shutil.copy(Path(folder) / "vectors.jsonl", GOLDEN)
 
 
 if __name__ == "__main__":

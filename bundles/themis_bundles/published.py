@@ -1,7 +1,8 @@
 """The documented form of every line and file: pydantic models, and JSON schemas made of them.
 
-Workers and verifiers use the structs in `records`, which are six times as fast; a test proves
-that both accept and refuse the same lines. The schemas under `schemas/` are generated here:
+Workers and verifiers use the structs in `records` and `items`, which are six times as fast; a
+test proves that both accept and refuse the same lines. The schemas under `schemas/` are
+generated here:
 
     python -m themis_bundles.published
 """
@@ -56,6 +57,35 @@ class Request(Open):
     """Messages sent one after the other, each after the answer before it."""
 
 
+class GenerationRefs(Open):
+    """The components that a generation item was planned from."""
+
+    model: Count
+    """The model; also the one of the item's group."""
+
+    params: Count
+    """The sampling parameters."""
+
+    prompt: Count
+    """The prompt variant."""
+
+    slice: Count
+    """The slice of the benchmark."""
+
+
+class EvaluationRefs(Open):
+    """The components that an evaluation item was planned from."""
+
+    slice: Count
+    """The slice of the benchmark."""
+
+    transform: Count | None
+    """How the answer is parsed; null when it is judged as it is."""
+
+    evaluation: Count
+    """What judges it."""
+
+
 class GenerationItem(Open):
     """A line of an item shard of a generation bundle."""
 
@@ -68,8 +98,8 @@ class GenerationItem(Open):
     sample: Count
     """Which candidate of the trial this is."""
 
-    refs: dict[str, Count]
-    """The components that the item was planned from: model, params, prompt, slice."""
+    refs: GenerationRefs
+    """The components that the item was planned from."""
 
     request: Request
     """What an engine is asked."""
@@ -87,8 +117,8 @@ class EvaluationItem(Open):
     sample: Count
     """Which candidate of the trial this is."""
 
-    refs: dict[str, Count | None]
-    """The components that the item was planned from: slice, transform or null, evaluation."""
+    refs: EvaluationRefs
+    """The components that the item was planned from."""
 
     output: dict[str, JsonValue]
     """The candidate's record."""

@@ -9,7 +9,7 @@ links are never followed.
 import hashlib
 import os
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -27,6 +27,7 @@ from themis_bundles.canonical import (
 from themis_bundles.errors import BundleInvalidError, CanonicalError, FrameDamagedError
 from themis_bundles.files import opened_inside, read_inside
 from themis_bundles.frames import FRAME_BYTES, FrameReader, inflate, seek_table
+from themis_bundles.items import ItemCheck
 from themis_bundles.manifest import Cost, GroupEntry, Manifest, ShardEntry, ids_path
 from themis_bundles.receipts import load
 
@@ -111,34 +112,22 @@ class Bundle:
         manifest: What it says about itself.
         results_dir: Where workers put their results.
         shards: Its shards, in order.
-        max_ratio: How many times its own size a frame may inflate to; None for what the format
-            allows.
     """
 
-    def __init__(
-        self,
-        path: Path,
-        manifest: Manifest,
-        digest: str,
-        results: Path | None,
-        max_ratio: int | None = None,
-    ) -> None:
+    def __init__(self, path: Path, manifest: Manifest, digest: str, results: Path | None) -> None:
         self.path = path
-        self.max_ratio = max_ratio
         self.manifest = manifest
         self.digest = digest
         self.results_dir = path / "results" if results is None else results
         self.shards = _shards(manifest)
 
     @classmethod
-    def open(cls, path: Path, *, results: Path | None = None, max_ratio: int | None = None) -> Self:
+    def open(cls, path: Path, *, results: Path | None = None) -> Self:
         """Open a bundle.
 
         Args:
             path: Its folder.
             results: Where results are, when not in the bundle's own folder.
-            max_ratio: How many times its own size a frame may inflate to; None for what the
-                format allows.
 
         Raises:
             BundleInvalidError: Naming the file and the rule that it breaks.
@@ -153,8 +142,7 @@ class Bundle:
         problems = tuple(f"{name}: contradiction: {problem}" for problem in manifest.problems())
         if problems:
             raise BundleInvalidError(path, problems)
-        folder = None if results is None else Path(results)
-        return cls(path, manifest, sha256_hex(data), folder, max_ratio)
+        return cls(path, manifest, sha256_hex(data), None if results is None else Path(results))
 
     @property
     def data(self) -> Path:
@@ -198,27 +186,24 @@ class Bundle:
                 seq += 1
 
     def prove_items(self, shard_index: int) -> None:
-        """Prove a shard as `iter_items` does, without giving its items.
+        """Prove a shard as `iter_items` does, and the types and references of its items.
 
         Raises:
             BundleInvalidError: At the first thing that is not what the manifest says.
         """
-        for _ in self._proved_items(self.shard(shard_index)):
+        shard = self.shard(shard_index)
+        for _ in self._proved_items(shard, self._item_check(shard)):
             pass
 
-    def iter_lines(self, shard_index: int) -> Iterator[bytes]:
-        """Give the item lines of a shard whose content was proved before, in order.
-
-        Raises:
-            BundleInvalidError: At the end at the latest, when the file is not the one that the
-                manifest lists.
-        """
-        shard = self.shard(shard_index)
-        for _, lines in self._proved_frames(shard.path, shard.sha256, shard.bytes):
-            yield from lines
+    def _item_check(self, shard: Shard) -> ItemCheck:
+        kinds = None
+        # Damaged components are a problem of their own; it has its place in the report.
+        with suppress(BundleInvalidError):
+            kinds = [component.kind for component in self._components]
+        return ItemCheck(self.manifest.stage, self.manifest.groups[shard.group].model, kinds)
 
     def _proved_items(
-        self, shard: Shard
+        self, shard: Shard, check: ItemCheck | None = None
     ) -> Iterator[Iterable[tuple[bytes, dict[str, Any], bytes]]]:
         """Give lines, values and digests, a few at a time; at the end the shard is proved."""
         seq, frames = shard.first_seq, 0
@@ -240,6 +225,10 @@ class Bundle:
                 if b"".join(digests) != planned[start : start + 32 * len(digests)]:
                     reason = "items-digest: not the items that were planned"
                     raise self._invalid(shard.path, frame, None, reason)
+                wrong = None if check is None else check.first_wrong(values)
+                if wrong is not None:
+                    reason = f"{wrong.rule}: {wrong.message}"
+                    raise self._invalid(shard.path, frame, number + wrong.place + 1, reason)
                 yield zip(batch.lines, values, digests, strict=True)
                 number, seq = number + len(values), seq + len(values)
         if frames != shard.frames:
@@ -325,7 +314,7 @@ class Bundle:
                     reason = "seek-table: frames follow the seek table"
                     raise self._invalid(relative, frame.number, None, reason)
                 try:
-                    lines = inflate(frame, max_raw, limit, self.max_ratio)
+                    lines = inflate(frame, max_raw, limit)
                 except FrameDamagedError as error:
                     raise self._invalid(relative, frame.number, None, str(error)) from None
                 sizes.append((len(frame.blob), frame.head.content or 0))

@@ -10,7 +10,16 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from pydantic import BaseModel, ValidationError
 
-from themis_bundles import Bundle, canonical_json, parse_canonical
+from themis_bundles import (
+    Bundle,
+    BundleInvalidError,
+    BundleWriter,
+    GroupSpec,
+    canonical_json,
+    parse_canonical,
+    verify,
+)
+from themis_bundles.items import ItemCheck
 from themis_bundles.published import (
     MODELS,
     SCHEMAS,
@@ -59,8 +68,38 @@ GOOD: dict[str, list[dict[str, Any]]] = {
         },
     ],
 }
+ITEMS: dict[str, list[dict[str, Any]]] = {
+    "generation": [
+        {
+            "seq": 3,
+            "id": "0123456789abcdef" * 2,
+            "sample": 0,
+            "refs": {"model": 0, "params": 1, "prompt": 2, "slice": 3, "unknown": "is ignored"},
+            "request": {
+                "messages": [{"role": "system", "content": "x", "name": "is ignored"}],
+                "seed": 7,
+                "follow_ups": [{"role": "user", "content": ""}],
+                "tools": [],
+            },
+            "meta": None,
+        }
+    ],
+    "evaluation": [
+        {
+            "seq": 3,
+            "id": "0" * 32,
+            "sample": 1,
+            "refs": {"slice": 0, "transform": None, "evaluation": 2},
+            "output": {"text": "4"},
+            "payload": [1, {"answer": None}],
+        }
+    ],
+}
 VALUES: st.SearchStrategy[Any] = st.sampled_from(
-    [None, True, 0, -1, 1, 1.5, 2**53 - 1, "", "ok", "error", "model", "0" * 64, [], {}, [1], ["a"]]
+    [
+        *(None, True, 0, -1, 1, 1.0, 1.5, -0.0, 2**53 - 1, [], {}, [1], ["a"], [{}]),
+        *("", "ok", "error", "model", 64 * "0", 32 * "0", 32 * "F", 31 * "0" + "\n", 32 * "٣"),
+    ]
 )
 
 
@@ -91,6 +130,18 @@ def struct_takes(stage: str, line: bytes) -> bool:
     return taken[0]
 
 
+def struct_takes_item(stage: str, value: object) -> bool:
+    check = ItemCheck(stage, 0, None)
+    wrong = [check.first_wrong(values) for values in ([value], [good_item(stage), value])]
+    assert (wrong[0] is None) == (wrong[1] is None)
+    assert wrong[1] is None or (wrong[1].place, wrong[1].rule) == (1, "schema")
+    return wrong[0] is None
+
+
+def good_item(stage: str) -> Any:
+    return parse_canonical(canonical_json(ITEMS[stage][0]))
+
+
 def places(value: object) -> list[tuple[object, ...]]:
     if isinstance(value, dict):
         inner = [(key, *rest) for key, child in value.items() for rest in places(child)]
@@ -103,9 +154,20 @@ def places(value: object) -> list[tuple[object, ...]]:
 
 @st.composite
 def lines(draw: st.DrawFn) -> tuple[str, Any]:
-    """A good line with one value changed, removed or added anywhere."""
+    """A good record line with one value changed, removed or added anywhere."""
     stage = draw(st.sampled_from(sorted(GOOD)))
     good = {"item_sha256": "0" * 64, "seq": 3, **draw(st.sampled_from(GOOD[stage]))}
+    return stage, change(draw, good)
+
+
+@st.composite
+def items(draw: st.DrawFn) -> tuple[str, Any]:
+    """A good item with one value changed, removed or added anywhere."""
+    stage = draw(st.sampled_from(sorted(ITEMS)))
+    return stage, change(draw, good_item(stage))
+
+
+def change(draw: st.DrawFn, good: dict[str, Any]) -> Any:
     value = parse_canonical(canonical_json(good))
     *above, last = draw(st.sampled_from(places(value)[1:]))
     parent = value
@@ -118,7 +180,7 @@ def lines(draw: st.DrawFn) -> tuple[str, Any]:
         parent["surprise"] = draw(VALUES)
     else:
         parent[last] = draw(VALUES)
-    return stage, value
+    return value
 
 
 @settings(max_examples=1500, deadline=None)
@@ -129,6 +191,92 @@ def test_structs_and_models_take_the_same_lines(case: tuple[str, Any]) -> None:
     stage, value = case
 
     assert struct_takes(stage, canonical_json(value)) == model_takes(stage, value), value
+
+
+@settings(max_examples=1500, deadline=None)
+@given(items())
+@example(("generation", [1]))
+@example(("evaluation", None))
+def test_structs_and_models_take_the_same_items(case: tuple[str, Any]) -> None:
+    stage, value = case
+    model = MODELS[f"{stage}-item"]
+
+    assert struct_takes_item(stage, value) == _valid(model, value), value
+
+
+@pytest.mark.parametrize("stage", ITEMS)
+def test_good_items_are_taken(stage: str) -> None:
+    assert struct_takes_item(stage, good_item(stage))
+    assert _valid(MODELS[f"{stage}-item"], good_item(stage))
+
+
+REFS = {
+    "model": (1, "refs.model is 1, but component 1 is no model"),
+    "params": (9, "refs.params is 9, but component 9 is no params"),
+    "prompt": (1, "refs.prompt is 1, but component 1 is no prompt"),
+    "slice": (2**53 - 1, "refs.slice is 9007199254740991, but component"),
+}
+
+
+@pytest.mark.parametrize("name", REFS)
+def test_an_item_that_refers_to_nothing_of_the_kind_is_refused(
+    tmp_path: Path, kit: "Kit", name: str
+) -> None:
+    index, words = REFS[name]
+    good = kit.item(0)
+    bad = {**kit.item(1), "refs": {**good["refs"], name: index}}
+
+    problem = _problem_of(kit, tmp_path / "b", good, bad)
+
+    assert problem.startswith("data/items/00000.jsonl.zst: frame 0, line 2: reference: " + words)
+
+
+def test_an_item_of_another_model_than_its_group_is_refused(tmp_path: Path, kit: "Kit") -> None:
+    other = {**kit.item(1), "refs": {**kit.item(0)["refs"], "model": 4}}
+
+    problem = _problem_of(kit, tmp_path / "b", kit.item(0), other, models=2)
+
+    assert problem.endswith("reference: refs.model is 4, the model of its group is 0")
+
+
+def test_damaged_components_are_named_and_types_are_still_proved(
+    tmp_path: Path, kit: "Kit"
+) -> None:
+    bundle = _written(kit, tmp_path / "b", {**kit.item(0), "sample": "0"})
+    path = bundle.path / "data/components.jsonl.zst"
+    path.write_bytes(path.read_bytes()[:-1] + b"x")
+    words = "schema: Expected `int`, got `str` - at `$.sample`"
+
+    problems = [str(problem) for problem in verify(Bundle.open(bundle.path)).problems]
+
+    assert problems == [
+        "data/components.jsonl.zst: seek-table: missing, or not of the frames that are there",
+        "data/components.jsonl.zst: digest: not what the manifest says",
+        f"data/items/00000.jsonl.zst: frame 0, line 1: {words}",
+    ]
+
+
+def _problem_of(kit: "Kit", path: Path, *items: dict[str, Any], models: int = 1) -> str:
+    bundle = _written(kit, path, *items, models=models)
+    (problem,) = verify(bundle).problems
+    with pytest.raises(BundleInvalidError, match="reference"):
+        bundle.prove_items(0)
+    assert len(list(bundle.iter_items(0))) == len(items)
+    return str(problem)
+
+
+def _written(kit: "Kit", path: Path, *items: dict[str, Any], models: int = 1) -> Bundle:
+    """A bundle whose writer was given these items: every digest is right."""
+    with BundleWriter(path, kit.info) as writer:
+        for number in range(models):
+            model = writer.component("model", {"model_id": f"echo-{number}"})
+            for kind in ("params", "prompt", "slice"):
+                writer.component(kind, {"id": f"{kind}-{number}"})
+            if number == 0:
+                writer.start_group(GroupSpec(model, "demo", "echo-0"))
+        for item in items:
+            writer.add(item, prompt_tokens=1, max_new_tokens=1)
+    return Bundle.open(path)
 
 
 @pytest.mark.parametrize("stage", GOOD)
