@@ -117,7 +117,7 @@ def import_results(
     if dry_run:
         return _report(bundle, run, census, _Totals(), dry_run=True)
     exported = find_export(store, bundle.digest)
-    known = exported is not None
+    known = exported is not None and exported.own
     if exported is None:
         exported = _adopt(store, bundle, run)
     totals = _Totals()
@@ -182,6 +182,7 @@ def _adopt(store: Store, bundle: Bundle, run: Run) -> ExportedBundle:
         stage=bundle.manifest.stage,
         path=bundle.path,
         items=items,
+        own=False,
     )
     exported = find_export(store, bundle.digest)
     assert exported is not None  # noqa: S101 - written one line above

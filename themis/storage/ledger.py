@@ -11,7 +11,7 @@ from themis.storage.store import Store, now
 
 @dataclass(frozen=True)
 class ExportedBundle:
-    """A bundle that was exported from this store."""
+    """A bundle whose results belong to a run of this store."""
 
     key: int
     digest: str
@@ -19,35 +19,53 @@ class ExportedBundle:
     stage: str
     path: str
     items: int
+    own: bool
+    """Whether this store wrote it; what another store wrote proves nothing by its digest."""
 
 
 def record_export(
-    store: Store, *, digest: str, run: int, stage: str, path: Path, items: int
+    store: Store, *, digest: str, run: int, stage: str, path: Path, items: int, own: bool = True
 ) -> None:
-    """Remember that a bundle was exported; exporting it again changes only its place."""
+    """Remember a bundle; exporting it again changes only its place.
+
+    Args:
+        store: The store.
+        digest: The bundle's digest.
+        run: The key of its run.
+        stage: `generation` or `evaluation`.
+        path: Where it lies.
+        items: How many items it holds.
+        own: Whether this store wrote it, and did not only take its results in.
+    """
     store.db.execute(
-        "INSERT INTO bundles (digest, run, stage, path, items, exported_at)"
-        " VALUES (?, ?, ?, ?, ?, ?) ON CONFLICT (digest) DO UPDATE SET path = excluded.path",
-        (digest, run, stage, _inside(store, path), items, now()),
+        "INSERT INTO bundles (digest, run, stage, path, items, exported_at, own)"
+        " VALUES (?, ?, ?, ?, ?, ?, ?) ON CONFLICT (digest) DO UPDATE SET"
+        " path = excluded.path, own = max(own, excluded.own)",
+        (digest, run, stage, _inside(store, path), items, now(), own),
     )
 
 
 def find_export(store: Store, digest: str) -> ExportedBundle | None:
-    """Return the exported bundle with this digest, if it came from this store."""
+    """Return what the ledger says about the bundle with this digest, if it knows it."""
     row = store.db.execute(
-        "SELECT id, digest, run, stage, path, items FROM bundles WHERE digest = ?", (digest,)
+        "SELECT id, digest, run, stage, path, items, own FROM bundles WHERE digest = ?", (digest,)
     ).fetchone()
-    return ExportedBundle(*row) if row else None
+    return _exported(row) if row else None
 
 
 def exports_of(store: Store, run: int, stage: str) -> list[ExportedBundle]:
     """Return the bundles of one stage of a run, oldest first."""
     rows = store.db.execute(
-        "SELECT id, digest, run, stage, path, items FROM bundles WHERE run = ? AND stage = ?"
+        "SELECT id, digest, run, stage, path, items, own FROM bundles WHERE run = ? AND stage = ?"
         " ORDER BY id",
         (run, stage),
     )
-    return [ExportedBundle(*row) for row in rows]
+    return [_exported(row) for row in rows]
+
+
+def _exported(row: tuple[Any, ...]) -> ExportedBundle:
+    key, digest, run, stage, path, items, own = row
+    return ExportedBundle(key, digest, run, stage, path, items, bool(own))
 
 
 def bundle_path(store: Store, bundle: ExportedBundle) -> Path:
