@@ -112,22 +112,34 @@ class Bundle:
         manifest: What it says about itself.
         results_dir: Where workers put their results.
         shards: Its shards, in order.
+        max_ratio: How many times its own size a frame may inflate to; None for what the format
+            allows.
     """
 
-    def __init__(self, path: Path, manifest: Manifest, digest: str, results: Path | None) -> None:
+    def __init__(
+        self,
+        path: Path,
+        manifest: Manifest,
+        digest: str,
+        results: Path | None,
+        max_ratio: int | None = None,
+    ) -> None:
         self.path = path
+        self.max_ratio = max_ratio
         self.manifest = manifest
         self.digest = digest
         self.results_dir = path / "results" if results is None else results
         self.shards = _shards(manifest)
 
     @classmethod
-    def open(cls, path: Path, *, results: Path | None = None) -> Self:
+    def open(cls, path: Path, *, results: Path | None = None, max_ratio: int | None = None) -> Self:
         """Open a bundle.
 
         Args:
             path: Its folder.
             results: Where results are, when not in the bundle's own folder.
+            max_ratio: How many times its own size a frame may inflate to; None for what the
+                format allows.
 
         Raises:
             BundleInvalidError: Naming the file and the rule that it breaks.
@@ -142,7 +154,8 @@ class Bundle:
         problems = tuple(f"{name}: contradiction: {problem}" for problem in manifest.problems())
         if problems:
             raise BundleInvalidError(path, problems)
-        return cls(path, manifest, sha256_hex(data), None if results is None else Path(results))
+        folder = None if results is None else Path(results)
+        return cls(path, manifest, sha256_hex(data), folder, max_ratio)
 
     @property
     def data(self) -> Path:
@@ -201,6 +214,17 @@ class Bundle:
         with suppress(BundleInvalidError):
             kinds = [component.kind for component in self._components]
         return ItemCheck(self.manifest.stage, self.manifest.groups[shard.group].model, kinds)
+
+    def iter_lines(self, shard_index: int) -> Iterator[bytes]:
+        """Give the item lines of a shard whose content was proved before, in order.
+
+        Raises:
+            BundleInvalidError: At the end at the latest, when the file is not the one that the
+                manifest lists.
+        """
+        shard = self.shard(shard_index)
+        for _, lines in self._proved_frames(shard.path, shard.sha256, shard.bytes):
+            yield from lines
 
     def _proved_items(
         self, shard: Shard, check: ItemCheck | None = None
@@ -314,7 +338,7 @@ class Bundle:
                     reason = "seek-table: frames follow the seek table"
                     raise self._invalid(relative, frame.number, None, reason)
                 try:
-                    lines = inflate(frame, max_raw, limit)
+                    lines = inflate(frame, max_raw, limit, self.max_ratio)
                 except FrameDamagedError as error:
                     raise self._invalid(relative, frame.number, None, str(error)) from None
                 sizes.append((len(frame.blob), frame.head.content or 0))
