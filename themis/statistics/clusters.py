@@ -92,7 +92,7 @@ def bell_mccaffrey_df(sizes: npt.ArrayLike) -> float:
 def grouped_cr2(
     residual_sums: FloatArray, sizes: FloatArray, group: IntArray, groups: int
 ) -> tuple[FloatArray, FloatArray]:
-    """CR2 standard errors and degrees of freedom of many means at once.
+    """CR2 standard errors and degrees of freedom of many means at once, as `cluster_error`.
 
     Args:
         residual_sums: One sum of residuals per (group, cluster).

@@ -9,9 +9,9 @@ from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
-from scipy.special import ndtri, stdtr, stdtrit
+from scipy.special import stdtr, stdtrit
 
-from themis.statistics.arrays import FloatArray, Interval, floats, never_zero
+from themis.statistics.arrays import Alternative, FloatArray, Interval, floats, never_zero
 
 
 class MeanSummary(NamedTuple):
@@ -64,14 +64,20 @@ def t_interval(
     return Interval(mean - half, mean + half)
 
 
-def t_p_value(statistic: npt.ArrayLike, df: npt.ArrayLike) -> FloatArray:
-    """Two-sided p-value of a t statistic (Student 1908); never 0."""
-    return never_zero(2 * stdtr(floats(df), -np.abs(floats(statistic))))
+def t_p_value(
+    statistic: npt.ArrayLike, df: npt.ArrayLike, alternative: Alternative = "two-sided"
+) -> FloatArray:
+    """Give the p-value of a t statistic (Student 1908); never 0.
 
-
-def z_quantile(level: float) -> float:
-    """The normal quantile that leaves (1 - level) / 2 above it."""
-    return float(ndtri(0.5 + level / 2))
+    Args:
+        statistic: Estimate over standard error.
+        df: Degrees of freedom; need not be whole.
+        alternative: Which side counts as evidence; "greater" looks for values above 0.
+    """
+    t, df = floats(statistic), floats(df)
+    if alternative == "two-sided":
+        return never_zero(2 * stdtr(df, -np.abs(t)))
+    return never_zero(np.asarray(stdtr(df, -t if alternative == "greater" else t)))
 
 
 class StratifiedMean(NamedTuple):
@@ -88,13 +94,20 @@ class StratifiedMean(NamedTuple):
 
 
 def macro_mean(means: npt.ArrayLike, stderrs: npt.ArrayLike) -> StratifiedMean:
-    """Average groups so that each counts the same: sqrt(sum of se²) / number of groups."""
+    """Average groups so that each counts the same: sqrt(sum of se²) / number of groups.
+
+    Source: stratified estimation with fixed strata and equal weights; W. G. Cochran (1977),
+    Sampling Techniques, 3rd ed., sec. 5.3.
+    """
     means, stderrs = floats(means), floats(stderrs)
     return StratifiedMean(float(means.mean()), float(np.sqrt((stderrs**2).sum()) / len(means)))
 
 
 def micro_mean(means: npt.ArrayLike, stderrs: npt.ArrayLike, n: npt.ArrayLike) -> StratifiedMean:
-    """Average groups so that each item counts the same, keeping the groups as strata."""
+    """Average groups so that each item counts the same, keeping the groups as strata.
+
+    Source: sqrt(sum of (n se)²) / total n; Cochran (1977), sec. 5.3.
+    """
     means, stderrs, n = floats(means), floats(stderrs), floats(n)
     total = n.sum()
     return StratifiedMean(

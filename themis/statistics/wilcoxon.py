@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy.special import ndtr
 
-from themis.statistics.arrays import floats
+from themis.statistics.arrays import Alternative, floats
 from themis.statistics.sign_flip import lattice_p_value
 
 EXACT_UP_TO = 200
@@ -24,7 +24,7 @@ class SignedRank(NamedTuple):
 
     Attributes:
         statistic: V, the sum of the ranks of the positive differences.
-        p_value: Two-sided, never 0.
+        p_value: Never 0.
         exact: Whether it comes from the permutation distribution or its normal limit.
     """
 
@@ -33,7 +33,7 @@ class SignedRank(NamedTuple):
     exact: bool
 
 
-def signed_rank(differences: npt.ArrayLike) -> SignedRank:
+def signed_rank(differences: npt.ArrayLike, alternative: Alternative = "two-sided") -> SignedRank:
     """Rank the absolute differences and compare the positive ranks with a coin toss.
 
     Source: F. Wilcoxon (1945), Biometrics Bulletin 1:80-83. Zeros are left out, equal
@@ -42,6 +42,7 @@ def signed_rank(differences: npt.ArrayLike) -> SignedRank:
 
     Args:
         differences: Treatment minus baseline, one per item.
+        alternative: "greater" looks for a better treatment, "less" for a worse one.
     """
     d = floats(differences)
     d = d[d != 0]
@@ -53,8 +54,12 @@ def signed_rank(differences: npt.ArrayLike) -> SignedRank:
     statistic = float(ranks[d > 0].sum())
     if len(d) <= EXACT_UP_TO:
         # Mean ranks are halves, so twice a rank is whole and the lattice test is exact.
-        p = lattice_p_value(np.rint(2 * ranks * np.sign(d)).astype(np.int64))
+        p = lattice_p_value(np.rint(2 * ranks * np.sign(d)).astype(np.int64), alternative)
         return SignedRank(statistic, p, exact=True)
     z = (statistic - ranks.sum() / 2) / np.sqrt((ranks**2).sum() / 4)
-    p = max(float(2 * ndtr(-abs(z))), float(np.finfo(np.float64).tiny))
-    return SignedRank(statistic, p, exact=False)
+    p = (
+        2 * ndtr(-abs(z))
+        if alternative == "two-sided"
+        else ndtr(-z if alternative == "greater" else z)
+    )
+    return SignedRank(statistic, max(float(p), float(np.finfo(np.float64).tiny)), exact=False)
