@@ -13,6 +13,7 @@ from themis.providers.protocol import Engine as Engine
 from themis.providers.protocol import EngineDead as EngineDead
 from themis.providers.protocol import EngineInitError as EngineInitError
 from themis.providers.protocol import EngineSettings as EngineSettings
+from themis.providers.protocol import LogLikelihood as LogLikelihood
 from themis.providers.protocol import Message as Message
 from themis.providers.protocol import Request as Request
 from themis.providers.protocol import RequestFailure as RequestFailure

@@ -14,7 +14,7 @@ from typing import Any
 from themis.providers.protocol import EngineInitError, Message, rejected
 from themis_bundles import canonical_json, sha256_hex
 
-PROBE = ({"role": "user", "content": "What is 2 + 2?"},)
+PROBE = (Message("user", "What is 2 + 2?"),)
 """A conversation whose rendered form goes into the provenance."""
 
 
@@ -77,7 +77,7 @@ class ChatRenderer:
             RequestRejected: The template refuses the conversation, or it is empty or fills
                 the whole context.
         """
-        ids = self._ids([{"role": turn.role, "content": turn.content} for turn in messages])
+        ids = self._ids(messages)
         if not ids:
             raise rejected("the prompt is empty")
         room = max_tokens
@@ -103,18 +103,22 @@ class ChatRenderer:
             "style": self.style,
             "template_kwargs": self._kwargs,
             "template_sha256": sha256_hex(str(template).encode()) if template else None,
-            "probe_sha256": sha256_hex(canonical_json(self._ids(list(PROBE)))),
+            "probe_sha256": sha256_hex(canonical_json(self._ids(PROBE))),
         }
 
-    def _ids(self, turns: list[dict[str, str]]) -> list[int]:
+    def rendered(self, messages: Sequence[Message]) -> tuple[str, bool]:
+        """Return a conversation's text, and whether the tokenizer adds special tokens to it.
+
+        Raises:
+            RequestRejected: The template refuses the conversation.
+        """
         if self.style == "plain":
-            text = "\n".join(turn["content"] for turn in turns)
-            return self._tokens(text, special=True)
+            return "\n".join(turn.content for turn in messages), True
         # A conversation that ends with the assistant's words asks for their continuation.
-        continues = turns[-1]["role"] == "assistant"
+        continues = messages[-1].role == "assistant"
         try:
             text = self.tokenizer.apply_chat_template(
-                turns,
+                [{"role": turn.role, "content": turn.content} for turn in messages],
                 tokenize=False,
                 add_generation_prompt=not continues,
                 continue_final_message=continues,
@@ -123,9 +127,14 @@ class ChatRenderer:
         except Exception as error:
             # Templates are Jinja and refuse roles or orders with whatever they like.
             raise rejected(f"the chat template refuses this conversation: {error}") from error
-        return self._tokens(text, special=False)
+        return text, False
 
-    def _tokens(self, text: str, *, special: bool) -> list[int]:
+    def _ids(self, messages: Sequence[Message]) -> list[int]:
+        text, special = self.rendered(messages)
+        return self.tokens(text, special=special)
+
+    def tokens(self, text: str, *, special: bool) -> list[int]:
+        """Return the token ids of a text, with or without the tokenizer's special ones."""
         if self._core is not None:
             return list(self._core.encode(text, add_special_tokens=special).ids)
         return list(self.tokenizer(text, add_special_tokens=special)["input_ids"])

@@ -8,6 +8,8 @@ It needs no library and no files, answers in microseconds, and always answers al
 - `sampler` is right with probability 0.6, drawn from the request's seed, so that repeated
   samples differ; at temperature 0 the seed does not count.
 
+Of given continuations those are likeliest whose words are in the answer it would give.
+
 Words stand for tokens. The option `latency_ms` makes each answer take that long, to watch
 progress, preemption and resuming; options of real engines are left alone, so that a cluster
 profile can be tried out with it.
@@ -28,8 +30,10 @@ from themis.providers.protocol import (
     Completion,
     EngineInitError,
     EngineSettings,
+    LogLikelihood,
     Request,
     check_request,
+    scored,
 )
 from themis_bundles import canonical_json, sha256_hex
 
@@ -81,13 +85,14 @@ class DemoEngine:
         return len(self._queue)
 
     def capabilities(self) -> Capabilities:
-        """Return that texts of any length can be asked for, and no logprobs."""
+        """Return that texts of any length can be asked for, without logprobs of answers."""
         return Capabilities(
             max_model_len=None,
             max_logprobs=0,
             json_format=False,
             extras=frozenset(),
             seeded=True,
+            loglikelihoods=True,
         )
 
     def describe(self) -> dict[str, Any]:
@@ -121,6 +126,8 @@ class DemoEngine:
         self._queue.clear()
 
     def _complete(self, request: Request, submitted: float) -> Completion:
+        if request.continuations is not None:
+            return self._scored(request, request.continuations, submitted)
         answer, stop = cut_at_stop(self._answer(request), request.params.stop)
         words = re.findall(r"\s*\S+", answer)
         cut = len(words) > request.params.max_tokens
@@ -134,6 +141,20 @@ class DemoEngine:
             completion_tokens=min(len(words), request.params.max_tokens),
             latency_ms=(time.monotonic() - submitted) * 1000,
             prompt_sha256=sha256_hex(canonical_json(conversation)),
+        )
+
+    def _scored(
+        self, request: Request, continuations: Sequence[str], submitted: float
+    ) -> Completion:
+        answer = self._answer(request)
+        conversation = [[message.role, message.content] for message in request.messages]
+        asked = sum(len(content.split()) for _, content in conversation)
+        return scored(
+            request.id,
+            [_likelihood(answer, text) for text in continuations],
+            prompt_tokens=sum(asked + len(text.split()) for text in continuations),
+            latency_ms=(time.monotonic() - submitted) * 1000,
+            prompt_sha256=sha256_hex(canonical_json([conversation, list(continuations)])),
         )
 
 
@@ -191,6 +212,21 @@ def cut_at_stop(text: str, stops: Sequence[str]) -> tuple[str, str | None]:
         return text, None
     place, _, stop = min(found)
     return text[:place], stop
+
+
+def _likelihood(answer: str, text: str) -> LogLikelihood:
+    """Score a text by the rule: -0.5 for a word that the answer has, -4 to -5 for another."""
+    said = {word.strip(".") for word in answer.split()}
+    words = text.split() or [text]
+    logprobs = [
+        -0.5 if word.strip(".") in said else -4 - _draw(word) % 1000 / 1000 for word in words
+    ]
+    return LogLikelihood(
+        text,
+        round(sum(logprobs), 3),
+        len(words),
+        is_greedy=answer.split()[: len(words)] == words,
+    )
 
 
 def _question(request: Request) -> str:

@@ -11,15 +11,17 @@ different shapes).
 
 import itertools
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import msgspec
 
 from themis.errors import ErrorCode
 from themis.providers.chat import ChatRenderer, Prompt
 from themis.providers.hf_decoding import KNOWN_EXTRAS, Row, RowScores, RowStops
+from themis.providers.hf_likelihood import Asked, LikelihoodQueue, score_rows
+from themis.providers.likelihood import tokenised
 from themis.providers.models import check_model_directory
 from themis.providers.options import read_options
 from themis.providers.protocol import (
@@ -43,6 +45,8 @@ GPU_MEMORY_FOR_CACHE = 0.6
 
 QUEUE_IN_BATCHES = 32
 """Batches that wait: the more, the more alike in length are the rows of each."""
+
+Batch = TypeVar("Batch")
 
 GROW_AFTER = 8
 LOGPROB_DIGITS = 4
@@ -118,11 +122,12 @@ class HfEngine:
         self._allowed_rows = self._rows
         self._calm_batches = 0
         self._queue: list[_Waiting] = []
+        self._likelihoods = LikelihoodQueue(self._model.config.get_text_config().vocab_size)
 
     @property
     def inflight(self) -> int:
         """How many requests wait for a batch."""
-        return len(self._queue)
+        return len(self._queue) + len(self._likelihoods)
 
     @property
     def window(self) -> int:
@@ -137,6 +142,7 @@ class HfEngine:
             json_format=False,
             extras=KNOWN_EXTRAS,
             seeded=True,
+            loglikelihoods=True,
         )
 
     def describe(self) -> dict[str, Any]:
@@ -162,35 +168,35 @@ class HfEngine:
     def submit(self, request: Request) -> None:
         """Render a request and queue it."""
         check_request(request, self.capabilities())
+        now = time.monotonic()
+        if request.continuations is not None:
+            continuations = tokenised(self._renderer, request.messages, request.continuations)
+            self._likelihoods.add(Asked(request, continuations, now))
+            return
         prompt = self._renderer.prompt(request.messages, request.params.max_tokens)
-        bucket = repr(request.params)
-        self._queue.append(_Waiting(request, prompt, time.monotonic(), bucket))
+        self._queue.append(_Waiting(request, prompt, now, repr(request.params)))
 
     def poll(self) -> list[Completion]:
         """Run one batch."""
+        if len(self._likelihoods):
+            return self._score()
         if not self._queue:
             return []
-        batch = self._next_batch()
-        while (rows := self._try_batch(batch)) is None:
-            if len(batch) == 1:
-                self._leave_queue(batch)
-                return [_too_large(batch[0])]
-            self._allowed_rows = len(batch) // 2
-            self._calm_batches = 0
-            batch = batch[: self._allowed_rows]
+        batch, rows = self._fitting(self._next_batch(), self._generate)
         self._leave_queue(batch)
-        self._grow()
+        if rows is None:
+            return [_too_large(batch[0])]
         return [self._completion(entry, row) for entry, row in zip(batch, rows, strict=True)]
 
     def cancel(self) -> list[int]:
         """Drop what waits; no batch runs between polls."""
         dropped = [entry.request.id for entry in self._queue]
         self._queue.clear()
-        return dropped
+        return dropped + self._likelihoods.clear()
 
     def close(self) -> None:
         """Let go of the model's memory."""
-        self._queue.clear()
+        self.cancel()
         self._model = None
         self._free_memory()
 
@@ -241,13 +247,41 @@ class HfEngine:
             batch.append(entry)
         return batch
 
-    def _try_batch(self, batch: Sequence[_Waiting]) -> list[Row] | None:
+    def _score(self) -> list[Completion]:
+        """Run one batch of rows to score."""
+        waiting = self._likelihoods.next_batch(self._allowed_rows, self._tokens)
+        batch, found = self._fitting(waiting, lambda rows: score_rows(self._model, rows, self._pad))
+        if found is None:
+            failure = _out_of_memory_failure(len(batch[0].ids))
+            return [self._likelihoods.fail(batch[0].asked, failure)]
+        return self._likelihoods.finish(batch, found)
+
+    def _fitting(
+        self, batch: list[Batch], run: Callable[[list[Batch]], list[Any]]
+    ) -> tuple[list[Batch], list[Any] | None]:
+        """Run as much of a batch as fits into memory.
+
+        Returns:
+            The rows that were run and what came out; None, when a row does not fit alone.
+        """
+        while (results := self._tried(batch, run)) is None:
+            if len(batch) == 1:
+                return batch, None
+            self._allowed_rows = len(batch) // 2
+            self._calm_batches = 0
+            batch = batch[: self._allowed_rows]
+        self._grow()
+        return batch, results
+
+    def _tried(
+        self, batch: list[Batch], run: Callable[[list[Batch]], list[Any]]
+    ) -> list[Any] | None:
         """Run a batch; None means that it does not fit into memory."""
         try:
-            return self._generate(batch)
+            return run(batch)
         except Exception as error:
             if not _out_of_memory(error):
-                raise EngineDead(f"generation failed: {type(error).__name__}: {error}") from error
+                raise EngineDead(f"the model failed: {type(error).__name__}: {error}") from error
         # Outside the handler, whose traceback would keep the batch's tensors alive.
         self._free_memory()
         return None
@@ -374,10 +408,14 @@ def _too_large(entry: _Waiting) -> Completion:
     return Completion(
         id=entry.request.id,
         latency_ms=(time.monotonic() - entry.submitted) * 1000,
-        error=RequestFailure(
-            "infra",
-            ErrorCode.PROVIDER_UNAVAILABLE,
-            f"out of memory with one request of {entry.cost} tokens alone in the batch",
-            retryable=False,
-        ),
+        error=_out_of_memory_failure(entry.cost),
+    )
+
+
+def _out_of_memory_failure(tokens: int) -> RequestFailure:
+    return RequestFailure(
+        "infra",
+        ErrorCode.PROVIDER_UNAVAILABLE,
+        f"out of memory with one request of {tokens} tokens alone in the batch",
+        retryable=False,
     )

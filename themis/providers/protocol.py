@@ -16,7 +16,7 @@ What a request may ask for is bounded by `Capabilities`; what an engine cannot d
 by name with `RequestRejected`, and never ignores.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, Protocol
@@ -62,7 +62,7 @@ class Sampling:
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """One answer to generate.
+    """One answer to generate, or texts whose likelihood is asked for.
 
     Attributes:
         id: The caller's number for it, unique among the requests of one engine.
@@ -71,6 +71,8 @@ class Request:
         seed: What sampling is seeded with; never the attempt, the order or the batch.
         follow_ups: Messages to send after each answer, one turn each. The driver turns
             them into further requests; an engine answers `messages` only.
+        continuations: Texts to score as continuations of `messages`; then nothing is generated,
+            and `params` and `seed` do not matter. None asks for an answer.
     """
 
     id: int
@@ -78,6 +80,7 @@ class Request:
     params: Sampling
     seed: int
     follow_ups: tuple[Message, ...] = ()
+    continuations: tuple[str, ...] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,13 +101,31 @@ class RequestFailure:
 
 
 @dataclass(frozen=True, slots=True)
+class LogLikelihood:
+    """How likely a model finds one continuation of a prompt.
+
+    Attributes:
+        text: The continuation.
+        sum: The sum of the natural logarithms of its tokens' probabilities.
+        tokens: How many tokens that were.
+        is_greedy: Whether greedy decoding would have written it: each token was the likeliest.
+    """
+
+    text: str
+    sum: float
+    tokens: int
+    is_greedy: bool
+
+
+@dataclass(frozen=True, slots=True)
 class Completion:
     """The answer to one request, or why there is none.
 
     Attributes:
         id: The request's id.
-        text: The answer, without the stop text; empty when there is an error.
-        finish_reason: `stop` or `length`.
+        text: The answer, without the stop text; empty when there is an error. Of several
+            continuations that were scored, the likeliest; of one, nothing.
+        finish_reason: `stop`, `length`, or `scored`.
         stop_reason: The stop text or token id that ended the answer; None for an ordinary
             end of text.
         prompt_tokens: Tokens of the prompt.
@@ -117,6 +138,7 @@ class Completion:
         error: Set instead of an answer.
         flags: What a reader should know, such as `context_truncated`.
         earlier: The completions of the conversation's former turns.
+        loglikelihoods: What was found of each continuation, in the request's order.
     """
 
     id: int
@@ -132,6 +154,7 @@ class Completion:
     error: RequestFailure | None = None
     flags: tuple[str, ...] = ()
     earlier: tuple["Completion", ...] = ()
+    loglikelihoods: tuple[LogLikelihood, ...] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,6 +168,7 @@ class Capabilities:
         extras: The names in `Sampling.extras` that it knows.
         seeded: Whether equal seeds give equal samples whatever else is in the batch, as far
             as the model's logits do not depend on the batch.
+        loglikelihoods: Whether it scores given continuations.
     """
 
     max_model_len: int | None
@@ -152,6 +176,7 @@ class Capabilities:
     json_format: bool
     extras: frozenset[str]
     seeded: bool
+    loglikelihoods: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -264,3 +289,51 @@ def check_request(request: Request, capabilities: Capabilities) -> None:
         raise rejected("this engine cannot hold answers to JSON (response_format)")
     if not request.messages:
         raise rejected("a request needs at least one message")
+    if request.continuations is not None:
+        _check_continuations(request, request.continuations, capabilities)
+
+
+def _check_continuations(
+    request: Request, continuations: tuple[str, ...], capabilities: Capabilities
+) -> None:
+    if not capabilities.loglikelihoods:
+        raise rejected("this engine cannot score given continuations")
+    if request.follow_ups:
+        raise rejected("a request cannot have both continuations and follow-up messages")
+    if not continuations:
+        raise rejected("a request for likelihoods needs at least one continuation")
+    for number, text in enumerate(continuations, start=1):
+        if not text:
+            raise rejected(f"continuation {number} is empty, so it has no likelihood")
+
+
+def scored(
+    id: int,  # noqa: A002 - the field's name
+    loglikelihoods: Sequence[LogLikelihood],
+    *,
+    prompt_tokens: int,
+    latency_ms: float,
+    prompt_sha256: str,
+    cached_tokens: int | None = None,
+) -> Completion:
+    """Return the completion of a request for likelihoods.
+
+    Args:
+        id: The request's id.
+        loglikelihoods: One for each continuation, in the request's order.
+        prompt_tokens: The tokens that were read, of prompts and continuations together.
+        latency_ms: Milliseconds from `submit` to the end.
+        prompt_sha256: The digest of all token ids, by `themis.providers.likelihood`.
+        cached_tokens: Those that a prefix cache served; None where there is none.
+    """
+    likeliest = max(loglikelihoods, key=lambda found: found.sum)
+    return Completion(
+        id=id,
+        text=likeliest.text if len(loglikelihoods) > 1 else "",
+        finish_reason="scored",
+        prompt_tokens=prompt_tokens,
+        cached_tokens=cached_tokens,
+        latency_ms=latency_ms,
+        prompt_sha256=prompt_sha256,
+        loglikelihoods=tuple(loglikelihoods),
+    )

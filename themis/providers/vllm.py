@@ -24,6 +24,7 @@ import msgspec
 
 from themis.errors import ErrorCode
 from themis.providers.chat import ChatRenderer, Prompt
+from themis.providers.likelihood import tokenised
 from themis.providers.models import check_model_directory
 from themis.providers.options import read_options
 from themis.providers.protocol import (
@@ -34,11 +35,13 @@ from themis.providers.protocol import (
     EngineSettings,
     Request,
     RequestFailure,
+    RequestRejected,
     Sampling,
     check_request,
     rejected,
 )
 from themis.providers.provenance import enforce_offline, versions
+from themis.providers.vllm_likelihood import Asked, Part, prompt_scoring_params
 
 TESTED = ((0, 22), (0, 33))
 """Versions from the first up to, not including, the second are allowed."""
@@ -143,7 +146,7 @@ class VllmEngine:
         self._renderer.context = config.model_config.max_model_len
         self._batch_rows = int(config.scheduler_config.max_num_seqs)
         self._max_logprobs = int(getattr(config.model_config, "max_logprobs", 20))
-        self._running: dict[str, _Running] = {}
+        self._running: dict[str, _Running | Part] = {}
         self._numbers = iter(range(1 << 62))
         self._progress = time.monotonic()
         self._closed = threading.Event()
@@ -167,6 +170,7 @@ class VllmEngine:
             json_format=True,
             extras=PLAIN_EXTRAS | STRUCTURED,
             seeded=True,
+            loglikelihoods=True,
         )
 
     def describe(self) -> dict[str, Any]:
@@ -203,19 +207,41 @@ class VllmEngine:
     def submit(self, request: Request) -> None:
         """Render a request and give it to vLLM."""
         check_request(request, self.capabilities())
+        if request.continuations is not None:
+            self._submit_parts(request, request.continuations)
+            return
         prompt = self._renderer.prompt(request.messages, request.params.max_tokens)
         params = _sampling_params(request.params, request.seed, prompt.room)
-        number = str(next(self._numbers))
+        name = self._add(prompt.ids, params)
+        self._running[name] = _Running(request, prompt, time.monotonic())
+
+    def _submit_parts(self, request: Request, continuations: tuple[str, ...]) -> None:
+        tokens = tokenised(self._renderer, request.messages, continuations)
+        asked = Asked(request, tokens, time.monotonic())
+        params = prompt_scoring_params()
+        try:
+            for number in range(len(tokens)):
+                part = Part(asked, number)
+                name = self._add(part.prompt, params)
+                self._running[name] = part
+                asked.names.add(name)
+        except RequestRejected:
+            self._drop_parts(asked)
+            raise
+
+    def _add(self, ids: list[int], params: Any) -> str:
+        """Give a prompt to vLLM, and return its name there."""
+        name = str(next(self._numbers))
         if not self._running:
             self._progress = time.monotonic()
         try:
-            rendered = self._llm.renderer.render_cmpl([{"prompt_token_ids": prompt.ids}])[0]
-            self._engine.add_request(number, rendered, params)
+            rendered = self._llm.renderer.render_cmpl([{"prompt_token_ids": ids}])[0]
+            self._engine.add_request(name, rendered, params)
         except Exception as error:
             if not _is_client_error(error):
                 raise EngineDead(f"vLLM took no request: {_named(error)}") from error
             raise rejected(f"vLLM refuses this request: {error}") from error
-        self._running[number] = _Running(request, prompt, time.monotonic())
+        return name
 
     def poll(self) -> list[Completion]:
         """Advance by one step."""
@@ -226,19 +252,43 @@ class VllmEngine:
         except Exception as error:
             raise EngineDead(f"vLLM stopped: {_named(error)}") from error
         self._progress = time.monotonic()
-        return [
-            self._completion(output, self._running.pop(output.request_id))
-            for output in outputs
-            if output.finished and output.request_id in self._running
-        ]
+        completions = []
+        for output in outputs:
+            running = self._running.pop(output.request_id, None) if output.finished else None
+            if isinstance(running, Part):
+                completion = self._part_done(running, output)
+                if completion is not None:
+                    completions.append(completion)
+            elif running is not None:
+                completions.append(self._completion(output, running))
+        return completions
 
     def cancel(self) -> list[int]:
         """Abort everything in flight."""
-        names = list(self._running)
-        dropped = [self._running.pop(name).request.id for name in names]
+        dropped = {
+            running.asked.request.id if isinstance(running, Part) else running.request.id
+            for running in self._running.values()
+        }
+        self._abort(list(self._running))
+        return sorted(dropped)
+
+    def _abort(self, names: list[str]) -> None:
+        for name in names:
+            self._running.pop(name, None)
         with contextlib.suppress(Exception):  # the core may be gone already
             self._engine.abort_request(names)
-        return dropped
+
+    def _part_done(self, part: Part, output: Any) -> Completion | None:
+        reason = output.outputs[0].finish_reason
+        if reason in ("stop", "length"):
+            return part.take(output.request_id, output)
+        self._drop_parts(part.asked)
+        request = part.asked.request
+        return _ended(request.id, reason, part.asked.latency_ms())
+
+    def _drop_parts(self, asked: Asked) -> None:
+        """Abort what vLLM still runs of a request that has failed."""
+        self._abort([name for name in asked.names if name in self._running])
 
     def close(self) -> None:
         """Shut the core down; takes some seconds when it is a process of its own."""
@@ -253,16 +303,7 @@ class VllmEngine:
         answer = output.outputs[0]
         latency = (time.monotonic() - running.submitted) * 1000
         if answer.finish_reason not in ("stop", "length"):
-            return Completion(
-                id=running.request.id,
-                latency_ms=latency,
-                error=RequestFailure(
-                    "infra",
-                    ErrorCode.PROVIDER_UNAVAILABLE,
-                    f"vLLM ended this request with {answer.finish_reason!r}",
-                    retryable=True,
-                ),
-            )
+            return _ended(running.request.id, answer.finish_reason, latency)
         cut_short = answer.finish_reason == "length" and running.prompt.truncated
         return Completion(
             id=running.request.id,
@@ -297,6 +338,17 @@ class VllmEngine:
                     return
 
         threading.Thread(target=watch, name="vllm-watchdog", daemon=True).start()
+
+
+def _ended(number: int, reason: str | None, latency_ms: float) -> Completion:
+    """Return the failure of a request that vLLM gave up."""
+    failure = RequestFailure(
+        "infra",
+        ErrorCode.PROVIDER_UNAVAILABLE,
+        f"vLLM ended this request with {reason!r}",
+        retryable=True,
+    )
+    return Completion(id=number, latency_ms=latency_ms, error=failure)
 
 
 def _check_version() -> tuple[str, bool]:
