@@ -21,6 +21,9 @@ from themis.storage.store import Store
 
 IntArray = npt.NDArray[np.int64]
 
+LAST_KEY = (1 << 63) - 1
+"""No key is higher."""
+
 _STATUS_OF_CANDIDATE = np.array(
     [ScoreStatus.NOT_EVALUATED, ScoreStatus.GENERATION_FAILED, ScoreStatus.GENERATION_MISSING],
     dtype=np.int8,
@@ -244,9 +247,16 @@ def _dimensions(run: Run, slice_ids: Sequence[str]) -> dict[str, Dimension]:
 
 
 def iter_candidates(
-    store: Store, run: Run, *, failed_only: bool = False
+    store: Store, run: Run, *, failed_only: bool = False, trial: int | None = None
 ) -> Iterator[CandidateDetail]:
-    """Yield every planned candidate of a run in plan order, one at a time in memory."""
+    """Yield every planned candidate of a run in plan order, one at a time in memory.
+
+    Args:
+        store: The store.
+        run: The run.
+        failed_only: Only candidates without an answer.
+        trial: Only candidates of the trial with this key.
+    """
     bodies = _spec_bodies(store)
     names: dict[int, dict[int, str]] = {}
     for entry in score_passes(store, run):
@@ -260,8 +270,14 @@ def iter_candidates(
         " CROSS JOIN samples JOIN items i ON i.id = t.item"
         " LEFT JOIN candidates c ON c.trial = t.id AND c.sample = n"
         " LEFT JOIN events e ON e.seq = c.event"
-        " WHERE r.run = ? AND (? = 0 OR coalesce(c.status, 2) <> 0) ORDER BY t.id, n",
-        (run.num_samples, run.key, int(failed_only)),
+        " WHERE r.run = ? AND r.trial BETWEEN ? AND ?"
+        " AND (? = 0 OR coalesce(c.status, 2) <> 0) ORDER BY t.id, n",
+        (
+            run.num_samples,
+            run.key,
+            *((0, LAST_KEY) if trial is None else (trial, trial)),
+            int(failed_only),
+        ),
     )
     decode = store.payloads.decode
     for row in rows:
