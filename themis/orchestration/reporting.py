@@ -9,8 +9,11 @@ from typing import Any
 from themis.evaluation.references import USUAL_FIELDS
 from themis.records.score_table import ScoreStatus, ScoreTable
 from themis.results.aggregate import AggregateRow, aggregate
+from themis.results.comparability import Comparability, compare_provenance
 from themis.results.compare import PairedRow, paired_compare
 from themis.results.prompts import PlannedPrompts
+from themis.results.provenance_facts import facts
+from themis.results.report.config_tree import config_tree
 from themis.results.report.data import (
     ItemDetail,
     ItemExtraction,
@@ -19,23 +22,39 @@ from themis.results.report.data import (
     ReportData,
     score_census,
 )
+from themis.results.report.redaction import redact
+from themis.specs import BenchmarkSpec, ProjectSpec
 from themis.specs.generation import params_label
+from themis.specs.loading import validate_spec
 from themis.storage.ledger import attempt_headers
+from themis.storage.origins import origins
 from themis.storage.plans import Run
 from themis.storage.projections import score_status
 from themis.storage.store import Store
 from themis.storage.tables import CandidateDetail, iter_candidates, read_scores
+from themis.storage.timeline import attempt_timings
+from themis.storage.usage import token_use
 
 KEYS = ("model_id", "slice_id", "prompt_variant_id", "params", "evaluation", "metric_id")
+ARM_KEYS = ("model_id", "prompt_variant_id", "params")
 
 
-def report_data(store: Store, run: Run, *, title: str | None = None) -> ReportData:
+def report_data(
+    store: Store,
+    run: Run,
+    *,
+    title: str | None = None,
+    project: ProjectSpec | None = None,
+    against: Run | None = None,
+) -> ReportData:
     """Return everything that a report of a run shows; items are read as they are needed.
 
     Args:
         store: The store.
         run: The run.
         title: The heading; the benchmark's id when not given.
+        project: The project, to show how it is configured.
+        against: Another run of the store, to say whether the two may be compared.
     """
     table = read_scores(store, run)
     return ReportData(
@@ -45,8 +64,12 @@ def report_data(store: Store, run: Run, *, title: str | None = None) -> ReportDa
         census=score_census(table),
         aggregates=tuple(default_aggregates(table)),
         paired=tuple(default_comparisons(table)),
-        slices=tuple(aggregate(table, ("model_id", "slice_id", "evaluation", "metric_id"))),
+        breakdowns=breakdowns(table),
+        tokens=tuple(token_use(store, run)),
+        attempts=tuple(attempt_timings(store, run)),
+        comparability=tuple(comparisons_of_provenance(store, run, against)),
         provenance=provenance(store, run),
+        config=config_tree(run_config(store, run, project)),
         items=item_details(store, run),
         notes=tuple(_notes(table)),
     )
@@ -75,12 +98,40 @@ def default_comparisons(table: ScoreTable) -> list[PairedRow]:
     return rows
 
 
+def breakdowns(table: ScoreTable) -> dict[str, tuple[AggregateRow, ...]]:
+    """Return the means for each slice, and for each value of each dimension of the slices.
+
+    A key with one value breaks nothing down.
+    """
+    keys = (*ARM_KEYS, "evaluation", "metric_id")
+    found = {}
+    if len(table.slices) > 1:
+        found["slice_id"] = tuple(aggregate(table, ("slice_id", *keys)))
+    for name, dimension in table.dimensions.items():
+        if len(dimension.labels) > 1:
+            found[name] = tuple(aggregate(table, (name, *keys)))
+    return found
+
+
+def comparisons_of_provenance(
+    store: Store, run: Run, against: Run | None = None
+) -> Iterator[Comparability]:
+    """Say whether the models of a run may be compared with its first, and the run with another."""
+    models = [model["model_id"] for model in run.benchmark["models"]]
+    if len(models) == 1:
+        yield compare_provenance(store, run, run, model_a=models[0])
+    for model in models[1:]:
+        yield compare_provenance(store, run, run, model_a=models[0], model_b=model)
+    if against is not None:
+        yield compare_provenance(store, against, run)
+
+
 def provenance(store: Store, run: Run) -> dict[str, Any]:
-    """Return how the results of a run came about: its plan, and each engine that answered."""
-    engines: Counter[str] = Counter()
-    for header in attempt_headers(store, run.key):
-        engines[json.dumps(header.get("provenance", {}), sort_keys=True)] += 1
-    return {
+    """Return how the results of a run came about: its plan, and what answered for each model.
+
+    A fact that differs between answers of a model is given with the share of each value.
+    """
+    found: dict[str, Any] = {
         "run": {
             "run_id": run.run_id,
             "plan_digest": run.plan_digest,
@@ -88,12 +139,36 @@ def provenance(store: Store, run: Run) -> dict[str, Any]:
             "global_seed": run.global_seed,
             "trials": run.trials,
             "samples": run.num_samples,
-        },
-        **{
-            f"attempts like {number}": {"attempts": count, **json.loads(text)}
-            for number, (text, count) in enumerate(sorted(engines.items()), 1)
-        },
-        "benchmark": dict(run.benchmark),
+        }
+    }
+    counted: dict[str, dict[str, Counter[str]]] = {}
+    for origin in origins(store, run):
+        of_model = counted.setdefault(origin.model_id, {})
+        for name, value in facts(origin.header.get("provenance", {})).items():
+            of_model.setdefault(name, Counter())[redact(value, name=name)] += origin.candidates
+    for model, values in counted.items():
+        found[model] = {name: _shares(counts) for name, counts in values.items()}
+    return found
+
+
+def _shares(counts: Counter[str]) -> str:
+    if len(counts) == 1:
+        return next(iter(counts))
+    return ", ".join(
+        f"{value} ({count / counts.total():.0%})" for value, count in counts.most_common()
+    )
+
+
+def run_config(store: Store, run: Run, project: ProjectSpec | None = None) -> dict[str, Any]:
+    """Return what a run was configured with: project, benchmark, and each engine's options."""
+    options = {
+        json.dumps(header.get("provenance", {}).get("options") or {}, sort_keys=True)
+        for header in attempt_headers(store, run.key)
+    }
+    return {
+        "project": project or {"project_name": run.project, "global_seed": run.global_seed},
+        "benchmark": validate_spec(BenchmarkSpec, dict(run.benchmark), source=run.run_id),
+        "engine_options": [json.loads(text) for text in sorted(options - {"{}"})],
     }
 
 
@@ -116,6 +191,7 @@ def item_details(store: Store, run: Run) -> Iterator[ItemDetail]:
             ),
             output=output.get("text"),
             finish_reason=output.get("finish_reason"),
+            completion_tokens=output.get("usage", {}).get("completion_tokens"),
             extractions=tuple(_extractions(candidate)),
             scores=tuple(_scores(candidate)),
             expected=_expected(candidate.payload),

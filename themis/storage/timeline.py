@@ -41,6 +41,20 @@ class AttemptTiming:
     prompt_tokens: int
     completion_tokens: int
 
+    @property
+    def seconds(self) -> float | None:
+        """How long it took; None when an end is not known, or the clock went backwards."""
+        if self.started is None or self.ended is None or self.ended < self.started:
+            return None
+        return self.ended - self.started
+
+    @property
+    def tokens_per_second(self) -> float | None:
+        """Tokens of answers for each second, the loading of the engine left out."""
+        if not self.seconds or not self.completion_tokens:
+            return None
+        return self.completion_tokens / self.seconds
+
 
 _ANSWERS = (
     "SELECT e.attempt, count(*), coalesce(sum(c.prompt_tokens), 0),"

@@ -8,8 +8,12 @@ import numpy as np
 
 from themis.records.score_table import ScoreStatus, ScoreTable
 from themis.results.aggregate import AggregateRow
+from themis.results.comparability import Comparability
 from themis.results.compare import PairedRow
 from themis.results.grouping import group_rows
+from themis.results.report.config_tree import Node
+from themis.storage.timeline import AttemptTiming
+from themis.storage.usage import TokenUse
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +80,7 @@ class ItemDetail:
         messages: The prompt as the model saw it.
         output: The model's text; None when there is none.
         finish_reason: Why the model stopped.
+        completion_tokens: Tokens of the output; None when they were not counted.
         extractions: What was read from the output.
         scores: Its scores.
         expected: The reference answer, when the dataset has one.
@@ -91,6 +96,7 @@ class ItemDetail:
     messages: tuple[Message, ...] = ()
     output: str | None = None
     finish_reason: str | None = None
+    completion_tokens: int | None = None
     extractions: tuple[ItemExtraction, ...] = ()
     scores: tuple[ItemScore, ...] = ()
     expected: Any = None
@@ -118,9 +124,14 @@ class ReportData:
         census: What was planned and what came of it.
         aggregates: Means, over everything that was asked for.
         paired: Comparisons.
-        slices: Means per slice, for the breakdown; may be empty.
+        breakdowns: Means by model, prompt and parameters for each value of a key (a slice, or
+            a dimension of slices), by the key's name.
+        tokens: What the answers cost.
+        attempts: When and where shards were worked on.
+        comparability: Whether models of the run, or the run and another, may be compared.
         provenance: How the results came about: engine, weights, versions, digests; nested
-            mappings of JSON values.
+            mappings of JSON values without secrets.
+        config: What was configured, without secrets.
         items: Candidates for the item browser; read once, may be a generator.
         notes: Sentences that the reader must see.
     """
@@ -131,8 +142,12 @@ class ReportData:
     census: tuple[CensusRow, ...] = ()
     aggregates: tuple[AggregateRow, ...] = ()
     paired: tuple[PairedRow, ...] = ()
-    slices: tuple[AggregateRow, ...] = ()
+    breakdowns: Mapping[str, tuple[AggregateRow, ...]] = field(default_factory=dict)
+    tokens: tuple[TokenUse, ...] = ()
+    attempts: tuple[AttemptTiming, ...] = ()
+    comparability: tuple[Comparability, ...] = ()
     provenance: Mapping[str, Any] = field(default_factory=dict)
+    config: Node | None = None
     items: Iterable[ItemDetail] = ()
     notes: tuple[str, ...] = ()
 

@@ -4,6 +4,7 @@ import csv
 import io
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from typing import Any, Protocol
 
 from themis.errors import missing_extra
@@ -29,8 +30,14 @@ def render_json(data: ReportData) -> str:
         "census": [{**row.keys, **row.counts} for row in data.census],
         "aggregates": [row.to_dict() for row in data.aggregates],
         "paired": [row.to_dict() for row in data.paired],
-        "slices": [row.to_dict() for row in data.slices],
+        "breakdowns": {
+            name: [row.to_dict() for row in rows] for name, rows in data.breakdowns.items()
+        },
+        "tokens": [asdict(row) for row in data.tokens],
+        "attempts": [asdict(row) for row in data.attempts],
+        "comparability": [entry.to_dict() for entry in data.comparability],
         "provenance": data.provenance,
+        "config": None if data.config is None else data.config.to_dict(),
     }
     return (
         json.dumps(document, indent=2, sort_keys=True, ensure_ascii=False, allow_nan=False) + "\n"

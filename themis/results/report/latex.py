@@ -21,7 +21,7 @@ _ESCAPES = str.maketrans(
         "<": r"\textless{}",
         ">": r"\textgreater{}",
         "|": r"\textbar{}",
-        '"': r"\textquotedbl{}",
+        '"': r"{\char34}",  # \textquotedbl needs T1, which is not every document's encoding
         "*": r"\textasteriskcentered{}",
         "†": r"\dag{}",
         "‡": r"\ddag{}",
@@ -33,7 +33,7 @@ _ESCAPES = str.maketrans(
 
 def render_latex(data: ReportData) -> str:
     """Write the tables of a report, each a `table` environment, ready to be included."""
-    head = "\n".join(f"% {printable(line)}" for line in (data.title, data.run_id, data.created))
+    head = "\n".join(f"% {one_line(line)}" for line in (data.title, data.run_id, data.created))
     return f"{head}\n" + "\n".join(latex_table(table) for table in report_tables(data))
 
 
@@ -46,7 +46,8 @@ def latex_table(table: TextTable) -> str:
             cells = [rf"\textbf{{{cell}}}" for cell in cells]
         lines.append(" & ".join(cells))
     layout = "".join("r" if column.numeric else "l" for column in table.columns)
-    body = "".join(f"{line} \\\\\n" for line in lines[1:])
+    # A row that starts with "[" would be read as the option of the \\ before it.
+    body = "".join(f"{'{}' if line[:1] == '[' else ''}{line} \\\\\n" for line in lines[1:])
     notes = " ".join(escape(note) for note in table.notes)
     return (
         "\\begin{table}\n\\centering\n"
@@ -63,3 +64,8 @@ def escape(text: str) -> str:
     '50 \\% of a\\_b \\textbackslash{}\\{x\\}'
     """
     return printable(text).translate(_ESCAPES)
+
+
+def one_line(text: str) -> str:
+    """Make text fit for a comment, which ends with its line."""
+    return printable(text)

@@ -3,8 +3,11 @@
 Stored values are never rounded; only what a person reads is.
 """
 
+from datetime import UTC, datetime
+
 _SMALLEST_SHOWN = 0.0001
 _FEW_DIGITS = 0.001
+_MINUTE, _HOUR = 60, 3600
 
 
 def score(value: float | None) -> str:
@@ -59,3 +62,29 @@ def count(value: int) -> str:
     '1,234,567'
     """
     return f"{value:,}"
+
+
+def moment(at: float | None) -> str:
+    """Write a time in Unix seconds as date and time in UTC.
+
+    >>> moment(1_700_000_000.4), moment(None)
+    ('2023-11-14 22:13:20', '-')
+    """
+    if at is None:
+        return "-"
+    return datetime.fromtimestamp(at, UTC).strftime("%Y-%m-%d %H:%M:%S")
+
+
+def duration(seconds: float | None) -> str:
+    """Write a duration.
+
+    >>> duration(4.25), duration(95), duration(7384), duration(None)
+    ('4.2 s', '1:35 min', '2:03 h', '-')
+    """
+    if seconds is None:
+        return "-"
+    if seconds < _MINUTE:
+        return f"{seconds:.1f} s"
+    unit, name = (1, "min") if seconds < _HOUR else (_MINUTE, "h")
+    large, small = divmod(int(seconds) // unit, 60)
+    return f"{large}:{small:02d} {name}"

@@ -13,6 +13,8 @@ from themis.results.compare import PairedRow
 from themis.results.leaderboard import LeaderboardRow
 from themis.results.report import numbers
 from themis.results.report.data import CensusRow, ReportData
+from themis.storage.timeline import AttemptTiming
+from themis.storage.usage import TokenUse
 
 Row = TypeVar("Row")
 _Field: TypeAlias = tuple["Column", Callable[[Row], str]]
@@ -82,7 +84,12 @@ def report_tables(data: ReportData) -> tuple[TextTable, ...]:
         census_table(data.census),
         aggregate_table(data.aggregates),
         paired_table(data.paired),
-        aggregate_table(data.slices, title="Per slice"),
+        *(
+            aggregate_table(rows, title=breakdown_title(name))
+            for name, rows in data.breakdowns.items()
+        ),
+        token_table(data.tokens),
+        attempt_table(data.attempts),
     )
     return tuple(table for table in tables if table.rows)
 
@@ -206,6 +213,73 @@ def _labels(row: PairedRow) -> dict[str, str | None]:
         "baseline": row.baseline,
         "treatment": row.treatment,
     }
+
+
+def breakdown_title(key: str) -> str:
+    """Name the breakdown by a key."""
+    return f"By {KEY_TITLES.get(key, key)}"
+
+
+def token_table(rows: Sequence[TokenUse], title: str = "Tokens") -> TextTable:
+    """Lay out what answers cost: tokens of the average prompt and answer, and of all of them."""
+    labels = [
+        {
+            "model_id": row.model_id,
+            "slice_id": row.slice_id,
+            "prompt_variant_id": row.prompt_variant_id,
+            "params": row.params,
+        }
+        for row in rows
+    ]
+    keys = _Keys.of(labels)
+    titles = ("answers", "prompt", "answer", "all answers", "cut short")
+    cells = tuple(
+        (
+            *keys.cells(label),
+            numbers.count(row.answers),
+            f"{row.prompt_tokens / row.answers:.1f}",
+            f"{row.completion_tokens / row.answers:.1f}",
+            numbers.count(row.completion_tokens),
+            numbers.count(row.cut_short),
+        )
+        for label, row in zip(labels, rows, strict=True)
+    )
+    notes = (
+        *keys.notes,
+        "prompt, answer: tokens of an average one; cut short: answers that reached max_tokens.",
+    )
+    columns = (*keys.columns, *(Column(name, numeric=True) for name in titles))
+    return TextTable(title, columns, cells, notes if rows else ())
+
+
+def attempt_table(rows: Sequence[AttemptTiming], title: str = "Shards") -> TextTable:
+    """Lay out when and where shards were worked on, by the clocks of their machines."""
+    keys = _Keys.of([{"stage": row.stage, "host": row.host} for row in rows])
+    cells = tuple(
+        (
+            *keys.cells({"stage": row.stage, "host": row.host}),
+            str(row.shard),
+            numbers.moment(row.started),
+            numbers.moment(row.ended),
+            numbers.duration(row.seconds),
+            numbers.count(row.records),
+            "-" if row.tokens_per_second is None else f"{row.tokens_per_second:,.1f}",
+            row.outcome or "unknown",
+        )
+        for row in rows
+    )
+    columns = (
+        *keys.columns,
+        Column("shard", numeric=True),
+        Column("start (UTC)"),
+        Column("end (UTC)"),
+        Column("took", numeric=True),
+        Column("items", numeric=True),
+        Column("tokens/s", numeric=True),
+        Column("outcome"),
+    )
+    notes = (*keys.notes, "items, tokens/s: of the answers that this run rests on.")
+    return TextTable(title, columns, cells, notes if rows else ())
 
 
 def leaderboard_table(rows: Sequence[LeaderboardRow], title: str = "Leaderboard") -> TextTable:

@@ -25,6 +25,7 @@ from themis.results.report.data import (
     score_census,
 )
 
+ARMS = ("model_id", "prompt_variant_id", "params", "evaluation", "metric_id")
 HOSTILE = (
     '</script><script>document.title="owned"</script><img src=x onerror=alert(1)>\x1b[31m\u202e'
 )
@@ -88,7 +89,7 @@ def data(scores: ScoreTable, items: tuple[ItemDetail, ...]) -> ReportData:
         census=score_census(scores),
         aggregates=tuple(aggregate(scores, ("model_id", "metric_id"))),
         paired=tuple(paired_compare(scores, baseline="base", p_value_correction="holm")),
-        slices=tuple(aggregate(scores, ("slice_id", "model_id", "metric_id"))),
+        breakdowns={"slice_id": tuple(aggregate(scores, ("slice_id", *ARMS)))},
         provenance={"engine": {"name": "demo", "version": "1"}, "seed": 7, "gpu": None},
         items=items,
         notes=("One item could not be generated.",),

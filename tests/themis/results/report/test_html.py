@@ -12,7 +12,8 @@ import pytest
 
 from themis.results.report.data import ItemDetail, ItemScore, Message, ReportData
 from themis.results.report.forest import forest_svg
-from themis.results.report.html import pack_items, render_html
+from themis.results.report.html import render_html
+from themis.results.report.html_items import pack_items
 
 
 class TestFile:
@@ -46,7 +47,7 @@ class TestFile:
 
         order = [
             page.index(f'<section id="{name}"')
-            for name in ("census", "scores", "differences", "slices", "items", "provenance")
+            for name in ("census", "scores", "differences", "breakdowns", "items", "provenance")
         ]
         assert order == sorted(order)
 

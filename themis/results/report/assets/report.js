@@ -5,9 +5,10 @@
   const byId = (id) => document.getElementById(id);
   const PAGE = 50;
   const LONG = 20000;
-  // C0 and C1 controls but tab and newline, and the marks that reorder or hide text.
+  // C0 and C1 controls but tab and newline, and the marks that reorder or hide text. Joiners
+  // (U+200C, U+200D) stay: scripts and emoji need them.
   const CONTROLS =
-    /[\u0000-\u0008\u000b-\u001f\u007f-\u009f\u200b-\u200f\u202a-\u202e\u2060-\u2069\ufeff]/g;
+    /[\u0000-\u0008\u000b-\u001f\u007f-\u009f\u00ad\u061c\u180e\u200b\u200e\u200f\u2028-\u202e\u2060-\u206f\ufeff\ufff9-\ufffb\u{e0000}-\u{e007f}]/gu;
   const visible = (text) =>
     String(text).replace(
       CONTROLS,
@@ -23,6 +24,53 @@
     for (const child of children) node.append(child instanceof Node ? child : visible(child));
     return node;
   };
+
+  // ---- theme, place, printing ------------------------------------------------------------
+  const THEMES = ["auto", "light", "dark"];
+  const kept = () => {
+    try {
+      return localStorage.getItem("themis-theme") || "auto";
+    } catch {
+      return "auto";
+    }
+  };
+  const theme = make("button", { type: "button", id: "theme" });
+  const dress = (name) => {
+    if (name === "auto") document.documentElement.removeAttribute("data-theme");
+    else document.documentElement.setAttribute("data-theme", name);
+    theme.textContent = "Theme: " + name;
+    theme.dataset.name = name;
+    try {
+      localStorage.setItem("themis-theme", name);
+    } catch {
+      // A browser that keeps nothing for files still changes the theme for now.
+    }
+  };
+  theme.addEventListener("click", () => dress(THEMES[(THEMES.indexOf(theme.dataset.name) + 1) % 3]));
+  dress(THEMES.includes(kept()) ? kept() : "auto");
+  byId("tools").append(theme);
+
+  const links = [...document.querySelectorAll("nav a")];
+  if (typeof IntersectionObserver !== "undefined") {
+    const seen = new IntersectionObserver((entries) => {
+      for (const entry of entries) {
+        if (!entry.isIntersecting) continue;
+        for (const link of links) link.removeAttribute("aria-current");
+        const here = links.find((link) => link.hash === "#" + entry.target.id);
+        if (here) here.setAttribute("aria-current", "true");
+      }
+    }, { rootMargin: "-15% 0px -75% 0px" });
+    for (const section of document.querySelectorAll("main section")) seen.observe(section);
+  }
+
+  let folded = [];
+  addEventListener("beforeprint", () => {
+    folded = [...document.querySelectorAll("details:not([open])")];
+    for (const part of folded) part.open = true;
+  });
+  addEventListener("afterprint", () => {
+    for (const part of folded) part.open = false;
+  });
 
   // ---- sortable tables -------------------------------------------------------------------
   const number = (text) => {
@@ -106,10 +154,27 @@
 
   const matches = {
     all: () => true,
+    wrong: (row) => value(row) !== null && value(row) < 1,
     failed: (row) => index.failed[row] === 1,
+    unread: (row) => index.unread[row] === 1,
+    cut: (row) => index.cut[row] === 1,
     flipped: (row) => change(row) !== 0,
     gained: (row) => change(row) > 0,
     lost: (row) => change(row) < 0,
+  };
+
+  // Rows without a value come last; equal ones stay as planned.
+  const by = (key, sign) => (a, b) => {
+    const [x, y] = [key(a), key(b)];
+    if (x === null || y === null) return (x === null) - (y === null) || a - b;
+    return sign * (x - y) || a - b;
+  };
+  const orders = {
+    plan: null,
+    item: (a, b) => index.items[index.item[a]].localeCompare(index.items[index.item[b]], "en", { numeric: true }) || a - b,
+    low: by((row) => value(row), 1),
+    high: by((row) => value(row), -1),
+    long: by((row) => index.tokens[row], -1),
   };
 
   const strings = (detail) => {
@@ -123,7 +188,7 @@
     turn += 1;
     const mine = turn;
     const keep = matches[byId("show").value];
-    const [slice, model] = [byId("slice").value, byId("model").value];
+    const [slice, model, prompt] = ["slice", "model", "prompt"].map((id) => byId(id).value);
     const wanted = byId("search").value.trim().toLowerCase();
     const inText = byId("intext").checked && wanted.length > 0;
     byId("arms").hidden = !["flipped", "gained", "lost"].includes(byId("show").value);
@@ -132,6 +197,7 @@
     for (let row = 0; row < index.item.length; row += 1) {
       if (slice !== "" && index.slice[row] !== Number(slice)) continue;
       if (model !== "" && index.model[row] !== Number(model)) continue;
+      if (prompt !== "" && index.prompt[row] !== Number(prompt)) continue;
       if (!inText && wanted && !names[index.item[row]]) continue;
       if (keep(row)) rows.push(row);
     }
@@ -151,9 +217,17 @@
       rows = found;
     }
     if (mine !== turn) return;
+    const order = orders[byId("order").value];
+    if (order) rows.sort(order);
     chosen = rows;
     page = 0;
     draw();
+  };
+
+  const state = (row) => {
+    if (index.unread[row]) return "no answer read";
+    if (index.failed[row]) return "failed";
+    return index.cut[row] ? "cut short" : "";
   };
 
   const draw = () => {
@@ -184,7 +258,8 @@
           make("td", {}, [index.prompts[index.prompt[row]], index.params[index.param[row]]].filter(Boolean).join(", ")),
           make("td", { class: "n" }, index.sample[row]),
           make("td", { class: sign > 0 ? "n gain" : sign < 0 ? "n loss" : "n" }, (sign > 0 ? "▲ " : sign < 0 ? "▼ " : "") + shown(value(row))),
-          make("td", { class: "failed" }, index.failed[row] ? "failed" : ""),
+          make("td", { class: "n" }, index.tokens[row] === null ? "-" : index.tokens[row]),
+          make("td", { class: index.failed[row] ? "failed" : "quiet" }, state(row)),
           text,
         );
         return line;
@@ -205,7 +280,11 @@
     return make("div", {}, node, more);
   };
 
-  const label = (row) => [index.models[index.model[row]], ...(arm() === "prompt" ? [index.prompts[index.prompt[row]]] : [])].join(", ");
+  // A candidate beside others: whatever tells it apart from them.
+  const label = (row) => {
+    const names = ["model", "prompt", "param"].filter((name) => index[name + "s"].length > 1);
+    return (names.length ? names : ["model"]).map((name) => index[name + "s"][index[name][row]]).join(", ");
+  };
 
   const candidate = (row, detail) => {
     const prompt = make("div", {}, make("h4", {}, "Prompt"));
@@ -213,7 +292,10 @@
     const output = make("div", {}, make("h4", {}, "Output"));
     if (detail.error) output.append(make("p", { class: "failed" }, detail.error));
     if (detail.output !== null) output.append(block(detail.output));
-    if (detail.finish_reason) output.append(make("p", { class: "quiet" }, "finished: " + detail.finish_reason));
+    const ending = [];
+    if (detail.finish_reason) ending.push(detail.finish_reason === "length" ? "cut short at the limit of tokens" : "finished: " + detail.finish_reason);
+    if (detail.tokens !== null) ending.push(`${detail.tokens.toLocaleString("en")} tokens`);
+    if (ending.length) output.append(make("p", { class: "quiet" }, ending.join(", ")));
     const right = make("div", {}, make("h4", {}, "Extraction"));
     if (!detail.extractions.length) right.append(make("p", { class: "quiet" }, "none"));
     for (const e of detail.extractions) {
@@ -247,11 +329,15 @@
       const baseline = others.find((other) => index[arm()][other] === Number(byId("baseline").value));
       if (baseline !== undefined) beside.value = String(baseline);
     }
-    const close = make("button", { type: "button" }, "Close (Esc)");
-    close.addEventListener("click", shut);
+    const step = (by, words) => {
+      const next = chosen[chosen.indexOf(row) + by];
+      return make("button", { type: "button", disabled: next === undefined, on: { click: () => show(next) } }, words);
+    };
+    const close = make("button", { type: "button", on: { click: shut } }, "Close (Esc)");
     const heading = make("h3", { tabindex: "-1" }, `${index.slices[index.slice[row]]} / ${index.items[index.item[row]]}`);
     byId("detail").replaceChildren(heading,
-      make("div", { class: "controls" }, make("label", {}, "beside it", beside), close), candidate(row, detail), second);
+      make("div", { class: "controls" }, make("label", {}, "beside it", beside), step(-1, "Previous answer (k)"), step(1, "Next answer (j)"), close),
+      candidate(row, detail), second);
     byId("detail").hidden = false;
     await compare();
     if (focus) heading.focus();
@@ -297,14 +383,18 @@
       total += size;
     });
     options("metric", index.metrics);
-    options("slice", index.slices, "all");
-    options("model", index.models, "all");
+    for (const id of ["slice", "model", "prompt"]) {
+      options(id, index[id + "s"], "all");
+      byId(id).parentElement.hidden = index[id + "s"].length < 2;
+    }
+    byId("metric").parentElement.hidden = index.metrics.length < 2;
+    if (index.models.length < 2 && index.prompts.length > 1) byId("what").value = "prompt";
     byId("what").addEventListener("change", () => {
       pair();
       filter();
     });
     pair();
-    for (const id of ["metric", "slice", "model", "baseline", "treatment", "show", "intext"]) byId(id).addEventListener("change", filter);
+    for (const id of ["metric", "slice", "model", "prompt", "baseline", "treatment", "show", "order", "intext"]) byId(id).addEventListener("change", filter);
     let waiting = 0;
     byId("search").addEventListener("input", () => {
       clearTimeout(waiting);
@@ -316,7 +406,10 @@
       const typing = ["INPUT", "SELECT", "TEXTAREA"].includes(event.target.tagName);
       if (event.key === "Escape" && !byId("detail").hidden) shut();
       else if (event.key === "/" && !typing) { event.preventDefault(); byId("search").focus(); }
-      else if (["ArrowDown", "ArrowUp"].includes(event.key) && event.target.closest("#list tbody")) {
+      else if (["j", "k"].includes(event.key) && !typing && opened !== null) {
+        const next = chosen[chosen.indexOf(opened) + (event.key === "j" ? 1 : -1)];
+        if (next !== undefined) show(next);
+      } else if (["ArrowDown", "ArrowUp"].includes(event.key) && event.target.closest("#list tbody")) {
         const line = event.target.closest("tr");
         const near = event.key === "ArrowDown" ? line.nextElementSibling : line.previousElementSibling;
         if (near) { event.preventDefault(); near.querySelector("button").focus(); }
