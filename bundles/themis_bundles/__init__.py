@@ -24,9 +24,7 @@ from themis_bundles.errors import SignatureRefusedError as SignatureRefusedError
 from themis_bundles.errors import SignatureToolError as SignatureToolError
 from themis_bundles.manifest import GroupEntry as GroupEntry
 from themis_bundles.manifest import Manifest as Manifest
-from themis_bundles.pack import Unpacked as Unpacked
 from themis_bundles.pack import pack as pack
-from themis_bundles.pack import unpack as unpack
 from themis_bundles.problems import Problem as Problem
 from themis_bundles.reader import Bundle as Bundle
 from themis_bundles.reader import Component as Component
@@ -44,8 +42,8 @@ from themis_bundles.signatures import Signature as Signature
 from themis_bundles.signatures import check_signatures as check_signatures
 from themis_bundles.signatures import require_signature as require_signature
 from themis_bundles.signatures import sign as sign
-from themis_bundles.signed_packs import require_pack_signature as require_pack_signature
-from themis_bundles.signed_packs import sign_pack as sign_pack
+from themis_bundles.unpack import Unpacked as Unpacked
+from themis_bundles.unpack import unpack as unpack
 from themis_bundles.writer import BundleInfo as BundleInfo
 from themis_bundles.writer import BundleWriter as BundleWriter
 from themis_bundles.writer import GroupSpec as GroupSpec

@@ -14,7 +14,15 @@ from themis_bundles.problems import Problem
 from themis_bundles.reader import Bundle
 
 _LIMIT = 2**28
-_BESIDE = {*bag.TAG_FILES, bag.TAG_MANIFEST, "data", "results", "signatures", "dispatch"}
+_BESIDE = {
+    *bag.TAG_FILES,
+    bag.TAG_MANIFEST,
+    "data",
+    "results",
+    "signatures",
+    "dispatch",
+    "pack.json",
+}
 _FOLDERS = ("data", "data/items")
 
 

@@ -16,8 +16,8 @@ from pydantic import BaseModel, ConfigDict, Field, JsonValue, StrictBool, Strict
 
 from themis_bundles.manifest import Manifest
 from themis_bundles.model import Count, Frozen, Sha256
-from themis_bundles.pack import PackList
 from themis_bundles.receipts import Done, Footer, Header, Status
+from themis_bundles.transfer_file import PackList
 
 SCHEMAS = Path(__file__).parent / "schemas"
 

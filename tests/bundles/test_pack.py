@@ -5,6 +5,7 @@ import os
 import random
 import shutil
 import subprocess
+import sys
 import tarfile
 from collections.abc import Callable
 from pathlib import Path
@@ -17,6 +18,7 @@ from themis_bundles import (
     BundleExistsError,
     BundleInvalidError,
     ResultWriter,
+    bag,
     canonical_json,
     incomplete_shards,
     parse_canonical,
@@ -24,7 +26,9 @@ from themis_bundles import (
     verify,
 )
 from themis_bundles.errors import BundleWriteError
-from themis_bundles.pack import pack, unpack
+from themis_bundles.pack import pack
+from themis_bundles.transfer_file import PackList
+from themis_bundles.unpack import read_list, unpack
 
 if TYPE_CHECKING:
     from tests.bundles.conftest import Kit
@@ -51,10 +55,24 @@ def forge(file: Path, entries: list[tuple[tarfile.TarInfo, bytes]]) -> Path:
     return file
 
 
-def listing(bundle: Bundle, *names: str, data: bytes = b"x", **changes: Any) -> bytes:
-    entries = [{"path": name, "bytes": len(data), "sha256": sha256_hex(data)} for name in names]
-    value = {"format": "themis-pack", "version": "1.0", "kind": "bundle", "bundle": bundle.digest}
-    return canonical_json({**value, "members": entries, **changes}) + b"\n"
+def shards_in(listing: PackList) -> set[str]:
+    paths = [member.path.split("/") for member in listing.members]
+    return {path[2] for path in paths if path[1:2] == ["results"]}
+
+
+def sealed(entries: dict[str, bytes], **changes: Any) -> list[tuple[tarfile.TarInfo, bytes]]:
+    """The members of a pack with these files, whose lists and tag files all agree."""
+    texts = {name: entries[name] for name in (*bag.TAG_FILES, bag.TAG_MANIFEST)}
+    payload = {n: sha256_hex(d) for n, d in entries.items() if n.startswith("data/")}
+    # Not `bag.tag_files`: it is for good names.
+    texts[bag.PAYLOAD_MANIFEST] = bag.checksum_lines(payload)
+    tags = {name: sha256_hex(texts[name]) for name in bag.TAG_FILES}
+    texts[bag.TAG_MANIFEST] = bag.checksum_lines(tags)
+    files = {**entries, **texts}
+    former = parse_canonical(files.pop("pack.json")[:-1])
+    listed = [{"path": n, "bytes": len(d), "sha256": sha256_hex(d)} for n, d in files.items()]
+    value = canonical_json({**former, "members": listed, **changes}) + b"\n"
+    return [(plain(name), data) for name, data in {"pack.json": value, **files}.items()]
 
 
 def plain(name: str) -> tarfile.TarInfo:
@@ -128,7 +146,7 @@ class TestResults:
         done = unpack(file, bundle.path)
 
         assert incomplete_shards(bundle) == (1,)
-        assert (done.written, done.kept) == (6, 0)
+        assert (done.written, done.kept, done.signed_by) == (6, 0, None)
         assert not (bundle.results_dir / "00001").exists()
         assert verify(bundle).counts["ok"] == 6
 
@@ -142,12 +160,105 @@ class TestResults:
 
         first = unpack(pack(away, tmp_path / "2.tar", results_only=True)[0], bundle.path)
         again = unpack(tmp_path / "2.tar", bundle.path)
-        chosen = pack(away, tmp_path / "3.tar", results_only=True, shards=incomplete_shards(bundle))
 
         assert (first.written, first.kept) == (6, 3)
         assert (again.written, again.kept) == (0, 9)
         assert verify(bundle).complete
-        assert list(members(chosen[0])) == ["pack.json"]
+
+    def test_a_later_pack_can_leave_out_what_a_former_one_held(
+        self, tmp_path: Path, bundle: Bundle, kit: "Kit"
+    ) -> None:
+        away = Bundle.open(shutil.copytree(bundle.path, tmp_path / "away"))
+        kit.work_all(away, [0])
+        unpack(pack(away, tmp_path / "1.tar", results_only=True)[0], bundle.path)
+        kit.work_all(away, [1])
+        first = read_list(tmp_path / "1.tar")
+        (later,) = pack(away, tmp_path / "2.tar", results_only=True, since=[first])
+
+        kit.work_all(away, [2])
+        former = [first, read_list(later)]
+        parts = pack(away, tmp_path / "3.tar", results_only=True, since=former, max_bytes=999)
+
+        assert shards_in(read_list(later)) == {"00001"}
+        assert unpack(later, bundle.path).written == 3
+        last = parts[-1].rename(tmp_path / "aside")
+        assert shards_in(read_list(tmp_path / "3.tar")) == {"00002"}
+        last.rename(parts[-1])
+        assert unpack(tmp_path / "3.tar", bundle.path).kept == 0
+        assert verify(bundle).complete
+
+    def test_a_shard_that_went_on_comes_again(
+        self, tmp_path: Path, bundle: Bundle, kit: "Kit"
+    ) -> None:
+        kit.work(bundle, 0, "a", {0: kit.answer()})
+        (file,) = pack(bundle, tmp_path / "1.tar", results_only=True, shards=[0])
+        former = [read_list(file)]
+
+        assert pack(bundle, tmp_path / "2.tar", results_only=True, shards=[0], since=former) == ()
+        kit.work(bundle, 0, "b")
+        (later,) = pack(bundle, tmp_path / "3.tar", results_only=True, shards=[0], since=former)
+
+        assert "data/results/00000/a.jsonl.zst" in members(later)
+
+    def test_without_results_there_is_no_pack(self, tmp_path: Path, bundle: Bundle) -> None:
+        assert pack(bundle, tmp_path / "1.tar", results_only=True) == ()
+        assert not (tmp_path / "1.tar").exists()
+
+    def test_a_former_pack_of_another_bundle_is_refused(
+        self, tmp_path: Path, bundle: Bundle, kit: "Kit"
+    ) -> None:
+        other = kit.bundle(tmp_path / "other", items=3)
+        (file,) = pack(other, tmp_path / "1.tar")
+
+        with pytest.raises(ValueError, match="of another bundle"):
+            pack(bundle, tmp_path / "2.tar", results_only=True, since=[read_list(file)])
+
+    def test_their_bag_must_describe_them(self, tmp_path: Path, bundle: Bundle, kit: "Kit") -> None:
+        kit.work_all(bundle)
+        good = members(pack(bundle, tmp_path / "r.tar", results_only=True)[0])
+        shutil.rmtree(bundle.results_dir)
+        fewer = {name: data for name, data in good.items() if "00002" not in name}
+        other = {**good, "data/manifest.json": b"{}\n"}
+        stray = {**good, "results/00000/a.json": b"x"}
+
+        assert unpack(forge(tmp_path / "0.tar", sealed(good)), bundle.path).written == 9
+        for entries, words in (
+            (fewer, r"bag-info\.txt: bag: it does not describe these results"),
+            (other, r"data/manifest\.json: digest: not the bundle"),
+            (stray, "is no file of a bag of results"),
+        ):
+            with pytest.raises(BundleInvalidError, match=words):
+                unpack(forge(tmp_path / "x.tar", sealed(entries)), bundle.path)
+
+    @pytest.mark.parametrize("max_bytes", [None, 1500])
+    def test_plain_tar_gives_a_bag_that_other_tools_prove(
+        self, tmp_path: Path, bundle: Bundle, kit: "Kit", require: Require, max_bytes: int | None
+    ) -> None:
+        bagit = Path(sys.executable).with_name("bagit.py")
+        require(bagit.exists(), "bagit is not installed")
+        require(shutil.which("tar") and shutil.which("sha256sum"), "no tar, or no sha256sum")
+        kit.work_all(bundle, [0, 2])
+        parts = pack(bundle, tmp_path / "r.tar", results_only=True, max_bytes=max_bytes)
+        whole = b"".join(part.read_bytes() for part in parts)
+        out = tmp_path / "out"
+        out.mkdir()
+
+        def passes(*command: str | Path) -> bool:
+            return (
+                subprocess.run(command, cwd=out, capture_output=True, check=False).returncode == 0
+            )
+
+        subprocess.run(["tar", "-x"], input=whole, cwd=out, check=True)
+        checks: list[tuple[str | Path, ...]] = [
+            ("sha256sum", "--strict", "-c", "tagmanifest-sha256.txt"),
+            ("sha256sum", "--strict", "-c", "manifest-sha256.txt"),
+            (sys.executable, bagit, "--validate", "."),
+        ]
+        assert [passes(*check) for check in checks] == [True, True, True]
+        assert sha256_hex((out / "data/manifest.json").read_bytes()) == bundle.digest
+        path = next((out / "data/results/00002").glob("*.zst"))
+        path.write_bytes(path.read_bytes()[:-1] + b"x")
+        assert [passes(*check) for check in checks] == [True, False, False]
 
     def test_an_attempt_that_went_on_replaces_what_came_before(
         self, tmp_path: Path, bundle: Bundle, kit: "Kit"
@@ -203,6 +314,18 @@ class TestResults:
 class TestHostile:
     """Only listed names, regular files, below the target; anything else is refused."""
 
+    @pytest.fixture
+    def good(self, tmp_path: Path, bundle: Bundle) -> dict[str, bytes]:
+        """The members of a pack that would be taken."""
+        return members(pack(bundle, tmp_path / "good.tar")[0])
+
+    def test_members_sealed_again_are_taken(
+        self, tmp_path: Path, bundle: Bundle, good: dict[str, bytes]
+    ) -> None:
+        file = forge(tmp_path / "again.tar", sealed(good))
+
+        assert content(unpack(file, tmp_path / "new").path) == content(bundle.path)
+
     @pytest.mark.parametrize(
         "name",
         [
@@ -215,19 +338,21 @@ class TestHostile:
             "results/00000/a/b.json",
             "data/items/00000.py",
             "data/extra",
+            "data/results/00000/a.json",
             "fetch.txt",
             "signatures/../x.sig",
             "DATA/manifest.json",
             "data\\manifest.json",
             "data/manifest.json\n",
+            "results/00000/\u0430.json",
+            "results/00000/\u2025/x.json",
             "",
         ],
     )
     def test_a_name_that_is_no_file_of_a_bundle(
-        self, tmp_path: Path, bundle: Bundle, name: str
+        self, tmp_path: Path, bundle: Bundle, good: dict[str, bytes], name: str
     ) -> None:
-        entries = [(plain("pack.json"), listing(bundle, name)), (plain(name), b"x")]
-        file = forge(tmp_path / "evil.tar", entries)
+        file = forge(tmp_path / "evil.tar", sealed({**good, name: b"x"}))
         before = sorted(tmp_path.rglob("*"))
 
         for target in (tmp_path / "new", bundle.path):
@@ -242,60 +367,115 @@ class TestHostile:
             tarfile.SYMTYPE,
             tarfile.LNKTYPE,
             tarfile.CHRTYPE,
+            tarfile.BLKTYPE,
             tarfile.FIFOTYPE,
             tarfile.DIRTYPE,
             b"7",
         ],
     )
+    @pytest.mark.parametrize("name", ["bagit.txt", "data/components.jsonl.zst"])
     def test_a_member_that_is_no_regular_file(
-        self, tmp_path: Path, bundle: Bundle, kind: bytes
+        self, tmp_path: Path, good: dict[str, bytes], kind: bytes, name: str
     ) -> None:
-        info = plain("bagit.txt")
-        info.type = kind
-        info.linkname = "/etc/passwd"
-        data = listing(bundle, "bagit.txt", data=b"")
-        file = forge(tmp_path / "evil.tar", [(plain("pack.json"), data), (info, b"")])
+        entries = sealed(good)
+        for info, _ in entries:
+            if info.name == name:
+                info.type = kind
+                info.linkname = "/etc/passwd"
+        file = forge(tmp_path / "evil.tar", entries)
 
-        with pytest.raises(BundleInvalidError, match=r"bagit\.txt: tar: another member"):
+        with pytest.raises(BundleInvalidError, match=f"{name}: tar: another member"):
             unpack(file, tmp_path / "new")
 
         assert not (tmp_path / "new").exists()
 
-    def test_a_member_twice_or_that_is_not_listed(self, tmp_path: Path, bundle: Bundle) -> None:
-        twice = listing(bundle, "bagit.txt", "bagit.txt")
-        extra = listing(bundle, "bagit.txt")
-        body = [(plain("bagit.txt"), b"x"), (plain("bagit.txt"), b"x")]
+    def test_a_member_twice_or_that_is_not_listed(
+        self, tmp_path: Path, good: dict[str, bytes]
+    ) -> None:
+        entries = sealed(good)
+        value = parse_canonical(entries[0][1][:-1])
+        value["members"].append(value["members"][-1])
+        twice = canonical_json(value) + b"\n"
 
         with pytest.raises(BundleInvalidError, match="listed twice"):
-            unpack(forge(tmp_path / "1.tar", [(plain("pack.json"), twice), *body]), tmp_path / "n")
+            unpack(forge(tmp_path / "1.tar", [(plain("pack.json"), twice), *entries[1:]]), tmp_path)
         with pytest.raises(BundleInvalidError, match="or something follows it"):
-            unpack(forge(tmp_path / "2.tar", [(plain("pack.json"), extra), *body]), tmp_path / "n")
+            unpack(forge(tmp_path / "2.tar", [*entries, entries[-1]]), tmp_path / "n")
 
-    def test_a_list_that_claims_too_much(self, tmp_path: Path, bundle: Bundle) -> None:
-        entry = {"path": "bagit.txt", "bytes": 10**9, "sha256": "0" * 64}
-        data = listing(bundle, members=[entry])
-        file = forge(
-            tmp_path / "evil.tar", [(plain("pack.json"), data), (plain("bagit.txt"), b"x")]
-        )
+    def test_names_that_differ_only_by_case(
+        self, tmp_path: Path, bundle: Bundle, kit: "Kit", good: dict[str, bytes]
+    ) -> None:
+        both = {**good, "results/00000/a.json": b"x", "results/00000/A.json": b"y"}
+        away = Bundle.open(shutil.copytree(bundle.path, tmp_path / "away"))
+        kit.work(away, 0, "Slow")
+        kit.work(bundle, 0, "slow", {0: kit.answer()})
+        (back,) = pack(away, tmp_path / "back.tar", results_only=True)
+        before = content(bundle.path)
 
-        with pytest.raises(BundleInvalidError, match="size: 1 bytes, not 1000000000"):
-            unpack(file, tmp_path / "new")
+        with pytest.raises(BundleInvalidError, match=r"A\.json' differs from .* only by case"):
+            unpack(forge(tmp_path / "evil.tar", sealed(both)), tmp_path / "new")
+        with pytest.raises(BundleInvalidError, match=r"Slow.* differs from .*slow.* only by case"):
+            unpack(back, bundle.path)
+        kit.work(away, 0, "SLOW")
+        with pytest.raises(BundleInvalidError, match="only by case"):
+            pack(away, tmp_path / "more.tar", results_only=True)
+
+        assert content(bundle.path) == before
+
+    def test_a_list_that_claims_too_much(self, tmp_path: Path, good: dict[str, bytes]) -> None:
+        entries = sealed(good)
+        value = parse_canonical(entries[0][1][:-1])
+        place = [member["path"] for member in value["members"]].index("data/components.jsonl.zst")
+        value["members"][place]["bytes"] = 10**9
+        entries[0] = (entries[0][0], canonical_json(value) + b"\n")
+
+        with pytest.raises(BundleInvalidError, match=r"size: \d+ bytes, not 1000000000"):
+            unpack(forge(tmp_path / "1.tar", entries), tmp_path / "new")
+        value["members"][0]["bytes"] = 10**9
+        entries[0] = (entries[0][0], canonical_json(value) + b"\n")
+        with pytest.raises(BundleInvalidError, match=r"1000000000 bytes, more than 268435456"):
+            unpack(forge(tmp_path / "2.tar", entries), tmp_path / "new")
+
+    def test_more_signatures_than_anybody_needs(
+        self, tmp_path: Path, good: dict[str, bytes]
+    ) -> None:
+        head = {name: good.pop(name) for name in ("pack.json", *bag.TAG_FILES, bag.TAG_MANIFEST)}
+        many = {f"signatures/{number}.sig": b"x" for number in range(65)}
+
+        with pytest.raises(BundleInvalidError, match="more than 64 signatures"):
+            unpack(forge(tmp_path / "x.tar", sealed({**head, **many, **good})), tmp_path / "new")
+
+    def test_tag_files_that_come_late(self, tmp_path: Path, good: dict[str, bytes]) -> None:
+        late = {name: data for name, data in good.items() if name != "bagit.txt"}
+
+        with pytest.raises(BundleInvalidError, match=r"must begin with bag-info\.txt"):
+            unpack(
+                forge(tmp_path / "x.tar", sealed({**late, "bagit.txt": good["bagit.txt"]})),
+                tmp_path / "new",
+            )
+
+    @pytest.mark.parametrize("name", ["bagit.txt", "bag-info.txt"])
+    def test_tag_files_that_say_something_else(
+        self, tmp_path: Path, good: dict[str, bytes], name: str
+    ) -> None:
+        changed = {**good, name: good[name].replace(b"1", b"2")}
+
+        with pytest.raises(BundleInvalidError, match=f"{name}: bag: it does not"):
+            unpack(forge(tmp_path / "x.tar", sealed(changed)), tmp_path / "new")
+
+        assert not (tmp_path / "new").exists()
 
     def test_a_payload_that_the_manifest_does_not_know(
-        self, tmp_path: Path, bundle: Bundle
+        self, tmp_path: Path, good: dict[str, bytes]
     ) -> None:
-        """The list is sealed again after a change; the manifest of the bundle is not fooled."""
-        (file,) = pack(bundle, tmp_path / "good.tar")
-        entries = members(file)
-        entries["data/items/00000.ids"] = bytes(128)
-        value = parse_canonical(entries.pop("pack.json")[:-1])
-        for member in value["members"]:
-            member["sha256"] = sha256_hex(entries[member["path"]])
-        tar = [(plain("pack.json"), canonical_json(value) + b"\n")]
-        tar += [(plain(name), data) for name, data in entries.items()]
+        """All lists are sealed again after a change; the manifest of the bundle is not fooled."""
+        good["data/items/00000.ids"] = bytes(128)
+        file = forge(tmp_path / "evil.tar", sealed(good))
 
-        with pytest.raises(BundleInvalidError, match=r"data/items/00000\.ids: digest"):
-            unpack(forge(tmp_path / "evil.tar", tar), tmp_path / "new")
+        with pytest.raises(
+            BundleInvalidError, match=r"data/items/00000\.ids: bag: .* differ on it"
+        ):
+            unpack(file, tmp_path / "new")
 
         assert sorted(path.name for path in tmp_path.iterdir()) == [
             "bundle",

@@ -1,5 +1,6 @@
-"""Signatures are made and judged by the real ssh-keygen."""
+"""Signatures are made by the real ssh-keygen, over bundles and over results."""
 
+import hashlib
 import os
 import shutil
 import subprocess
@@ -13,7 +14,6 @@ import pytest
 from themis_bundles import Bundle, BundleInvalidError, pack, unpack
 from themis_bundles.errors import SignatureRefusedError, SignatureToolError
 from themis_bundles.signatures import check_signatures, require_signature, sign
-from themis_bundles.signed_packs import require_pack_signature, sign_pack
 
 if TYPE_CHECKING:
     from tests.bundles.conftest import Kit
@@ -185,55 +185,132 @@ class TestRefused:
 
 
 class TestPacks:
-    """What comes back is signed as a pack, since workers may not sign the bundle itself."""
+    """Results come back as a bag of their own, signed as a bundle is."""
 
     @pytest.fixture
-    def file(self, bundle: Bundle, kit: "Kit", tmp_path: Path) -> Path:
-        kit.work_all(bundle)
-        pack(bundle, tmp_path / "r.tar", results_only=True, max_bytes=2000)
+    def file(self, tmp_path: Path) -> Path:
         return tmp_path / "r.tar"
 
-    def test_a_signed_pack_names_its_signer(self, file: Path, keys: Keys) -> None:
-        key = keys.make("cluster")
+    @pytest.fixture
+    def away(self, bundle: Bundle, kit: "Kit", tmp_path: Path) -> Bundle:
+        away = Bundle.open(shutil.copytree(bundle.path, tmp_path / "away"))
+        kit.work_all(away)
+        return away
 
-        path = sign_pack(file, key)
-
-        assert path.name == "r.tar.sig"
-        found = require_pack_signature(file, keys.allow(("cluster", key, "")))
-        assert found.principal == "cluster"
-
-    def test_another_pack_under_its_name_is_refused(
-        self, file: Path, keys: Keys, bundle: Bundle
+    def test_signed_results_name_their_signer(
+        self, bundle: Bundle, away: Bundle, file: Path, keys: Keys
     ) -> None:
         key = keys.make("cluster")
-        sign_pack(file, key)
-        for part in file.parent.glob("r.tar.0*"):
-            part.unlink()
-        pack(bundle, file, results_only=True, shards=[1])
+        pack(away, file, results_only=True, key=key, max_bytes=2000)
 
-        with pytest.raises(SignatureRefusedError, match="does not fit"):
-            require_pack_signature(file, keys.allow(("cluster", key, "")))
+        done = unpack(file, bundle.path, allowed_signers=keys.allow(("cluster", key, "")))
 
-    def test_a_changed_member_is_refused_by_unpacking(
-        self, file: Path, keys: Keys, bundle: Bundle
+        assert (done.signed_by, done.written) == ("cluster", 9)
+        assert not (bundle.path / "signatures").exists()
+
+    def test_anybody_can_repeat_the_check_without_themis(
+        self, away: Bundle, file: Path, keys: Keys, tmp_path: Path
     ) -> None:
         key = keys.make("cluster")
-        sign_pack(file, key)
-        part = file.with_name("r.tar.003")
-        part.write_bytes(part.read_bytes()[::-1])
+        pack(away, file, results_only=True, key=key)
+        allowed = keys.allow(("cluster", key, ""))
+        out = tmp_path / "out"
+        out.mkdir()
+        subprocess.run(("tar", "-xf", file), cwd=out, check=True)
+        (signature,) = (out / "signatures").iterdir()
+        command = ("ssh-keygen", "-Y", "verify", "-f", allowed, "-I", "cluster")
+        purpose = ("-n", "themis-bundle", "-s", signature)
 
-        assert require_pack_signature(file, keys.allow(("cluster", key, ""))).valid
-        with pytest.raises(BundleInvalidError):
-            unpack(file, bundle.path)
+        with (out / "tagmanifest-sha256.txt").open("rb") as data:
+            done = subprocess.run((*command, *purpose), stdin=data, check=False)
 
-    def test_a_stranger_or_nobody_is_refused(self, file: Path, keys: Keys) -> None:
+        assert done.returncode == 0
+
+    def test_nothing_is_written_without_the_signature_that_is_asked_for(
+        self, bundle: Bundle, away: Bundle, file: Path, keys: Keys
+    ) -> None:
         allowed = keys.allow(("cluster", keys.make("cluster"), ""))
+        stranger = file.with_name("stranger.tar")
+        pack(away, file, results_only=True)
+        pack(away, stranger, results_only=True, key=keys.make("stranger"))
 
         with pytest.raises(SignatureRefusedError, match="it is not signed"):
-            require_pack_signature(file, allowed)
-        sign_pack(file, keys.make("stranger"))
+            unpack(file, bundle.path, allowed_signers=allowed)
         with pytest.raises(SignatureRefusedError, match="is not allowed"):
-            require_pack_signature(file, allowed)
+            unpack(stranger, bundle.path, allowed_signers=allowed)
+
+        assert not bundle.results_dir.exists()
+
+    def test_the_signature_of_other_results_is_refused(
+        self, bundle: Bundle, away: Bundle, file: Path, keys: Keys
+    ) -> None:
+        key = keys.make("cluster")
+        pack(away, file, results_only=True, key=key)
+        whole = file.read_bytes()
+        other = file.with_name("other.tar")
+        pack(away, other, results_only=True, shards=[1], key=key)
+        # The same key signed both, so both signatures have the same name and length.
+        start = whole.index(b"-----BEGIN SSH SIGNATURE-----")
+        end = whole.index(b"-----END SSH SIGNATURE-----")
+        strange = other.read_bytes()
+        at = strange.index(b"-----BEGIN SSH SIGNATURE-----")
+        digests = [
+            hashlib.sha256(data[place : place + end + 28 - start]).hexdigest().encode()
+            for data, place in ((whole, start), (strange, at))
+        ]
+        swapped = whole[:start] + strange[at : at + end - start] + whole[end:]
+        file.write_bytes(swapped.replace(digests[0], digests[1]))
+
+        with pytest.raises(SignatureRefusedError, match="does not fit"):
+            unpack(file, bundle.path, allowed_signers=keys.allow(("cluster", key, "")))
+
+        assert not bundle.results_dir.exists()
+
+    def test_a_changed_member_is_refused(
+        self, bundle: Bundle, away: Bundle, file: Path, keys: Keys
+    ) -> None:
+        key = keys.make("cluster")
+        pack(away, file, results_only=True, key=key)
+        data = bytearray(file.read_bytes())
+        data[data.rindex(b"ustar") + 600] ^= 1
+        file.write_bytes(data)
+
+        with pytest.raises(BundleInvalidError):
+            unpack(file, bundle.path, allowed_signers=keys.allow(("cluster", key, "")))
+
+    def test_a_signed_bundle_arrives_and_results_beside_it_need_their_own(
+        self, bundle: Bundle, away: Bundle, file: Path, keys: Keys, tmp_path: Path
+    ) -> None:
+        key = keys.make("planner")
+        allowed = keys.allow(("planner", key, ""))
+        sign(bundle.path, key)
+        sign(away.path, key)
+        pack(bundle, file)
+        pack(away, file.with_name("both.tar"))
+
+        done = unpack(file, tmp_path / "there", allowed_signers=allowed)
+        with pytest.raises(SignatureRefusedError, match="is not over results"):
+            unpack(file.with_name("both.tar"), tmp_path / "both", allowed_signers=allowed)
+
+        assert done.signed_by == "planner"
+        assert require_signature(done.path, allowed).valid
+        assert not (tmp_path / "both").exists()
+
+    def test_a_whole_bundle_is_not_signed_by_packing(
+        self, bundle: Bundle, file: Path, keys: Keys
+    ) -> None:
+        with pytest.raises(ValueError, match="only a bag of results is signed here"):
+            pack(bundle, file, key=keys.make("me"))
+
+    def test_a_list_of_signers_in_the_target(
+        self, bundle: Bundle, away: Bundle, file: Path, keys: Keys
+    ) -> None:
+        key = keys.make("cluster")
+        pack(away, file, results_only=True, key=key)
+        inside = keys.allow(("cluster", key, "")).rename(bundle.path / "signers")
+
+        with pytest.raises(ValueError, match="lies in the bundle"):
+            unpack(file, bundle.path, allowed_signers=inside)
 
 
 class TestTool:

@@ -5,6 +5,7 @@ from pathlib import Path
 import click
 
 from themis.cli.options import DIRECTORY, json_option, print_json, project_option
+from themis.cli.trust import refuse_missing_key, sign_option, signed
 
 
 @click.group()
@@ -34,12 +35,14 @@ _shard_items = click.option(
 @_out
 @_shard_items
 @click.option("--failed", is_flag=True, help="Also write items that failed by their own fault.")
+@sign_option
 @project_option
 @json_option
 def generation(
     benchmark: str,
     out: Path,
     shard_items: int,
+    key: Path | None,
     project: Path | None,
     *,
     failed: bool,
@@ -50,27 +53,36 @@ def generation(
     \b
     Example:
         themis export generation my-eval/benchmark.toml --out my-bundle --shard-items 2000
+        themis export generation my-eval/benchmark.toml --out my-bundle --sign ~/.ssh/id_ed25519
     """
     from themis.handoff.export import export_generation
     from themis.handoff.register import register_plan
     from themis.orchestration.sessions import open_session
 
+    refuse_missing_key(key)
     with open_session(benchmark, project) as session:
         run = register_plan(session).run
         exported = export_generation(
             session, run, out, shard_items=shard_items, include_failed=failed
         )
-    _tell(exported, as_json=as_json)
+    _tell(exported, key, as_json=as_json)
 
 
 @command.command()
 @click.argument("benchmark")
 @_out
 @_shard_items
+@sign_option
 @project_option
 @json_option
 def evaluation(
-    benchmark: str, out: Path, shard_items: int, project: Path | None, *, as_json: bool
+    benchmark: str,
+    out: Path,
+    shard_items: int,
+    key: Path | None,
+    project: Path | None,
+    *,
+    as_json: bool,
 ) -> None:
     """Write the scores of BENCHMARK that are still to be computed.
 
@@ -82,10 +94,11 @@ def evaluation(
     from themis.handoff.register import register_plan
     from themis.orchestration.sessions import open_session
 
+    refuse_missing_key(key)
     with open_session(benchmark, project) as session:
         run = register_plan(session).run
         exported = export_evaluation(session, run, out, shard_items=shard_items)
-    _tell(exported, as_json=as_json)
+    _tell(exported, key, as_json=as_json)
 
 
 @command.command()
@@ -93,9 +106,16 @@ def evaluation(
 @_out
 @_shard_items
 @click.option("--results", type=DIRECTORY, help="Where the results are, if not in the bundle.")
+@sign_option
 @json_option
 def remaining(
-    bundle: Path, out: Path, shard_items: int, results: Path | None, *, as_json: bool
+    bundle: Path,
+    out: Path,
+    shard_items: int,
+    results: Path | None,
+    key: Path | None,
+    *,
+    as_json: bool,
 ) -> None:
     """Write the items of BUNDLE that have no final result as a new bundle.
 
@@ -108,10 +128,12 @@ def remaining(
     """
     from themis.handoff.export import export_remaining
 
-    _tell(export_remaining(bundle, out, results=results, shard_items=shard_items), as_json=as_json)
+    refuse_missing_key(key)
+    exported = export_remaining(bundle, out, results=results, shard_items=shard_items)
+    _tell(exported, key, as_json=as_json)
 
 
-def _tell(exported: object, *, as_json: bool) -> None:
+def _tell(exported: object, key: Path | None, *, as_json: bool) -> None:
     from themis.handoff.export import Exported
 
     if not isinstance(exported, Exported):
@@ -120,6 +142,7 @@ def _tell(exported: object, *, as_json: bool) -> None:
         else:
             click.echo("Nothing is open, so no bundle was written.")
         return
+    signature = signed(exported.path, key)
     if as_json:
         print_json(
             {
@@ -127,6 +150,7 @@ def _tell(exported: object, *, as_json: bool) -> None:
                 "shards": exported.shards,
                 "path": str(exported.path),
                 "digest": exported.digest,
+                "signature": str(signature) if signature else None,
             }
         )
         return
@@ -134,3 +158,5 @@ def _tell(exported: object, *, as_json: bool) -> None:
         f"{exported.path}: {exported.items:,} items in {exported.shards} shards, "
         f"bundle {exported.digest[:12]}"
     )
+    if signature:
+        click.echo(f"signed: {signature}")

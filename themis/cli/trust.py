@@ -1,10 +1,72 @@
-"""`themis sign` and `themis repair`: vouch for a bundle, and save what a bad disk left of one."""
+"""`themis sign` and `themis repair`: vouch for a bundle, and save what a bad disk left of one.
 
+Whose signature counts is the verifier's to say: `--allowed-signers`, or the environment
+variable THEMIS_ALLOWED_SIGNERS for everything that a machine takes in.
+"""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any, TypeVar
 
 import click
 
 from themis.cli.options import DIRECTORY, FILE, finish, json_option, print_json
+from themis.errors import SpecValidationError
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+def allowed_signers_option(function: F) -> F:
+    """Add `--allowed-signers`."""
+    return click.option(
+        "--allowed-signers",
+        type=FILE,
+        envvar="THEMIS_ALLOWED_SIGNERS",
+        show_envvar=True,
+        help="Refuse what none of these keys signed (man ssh-keygen, ALLOWED SIGNERS).",
+    )(function)
+
+
+def sign_option(function: F) -> F:
+    """Add `--sign`."""
+    return click.option("--sign", "key", type=FILE, help="Sign the bundle with this ssh key.")(
+        function
+    )
+
+
+def refuse_missing_key(key: Path | None) -> None:
+    """Say that a key is missing before any work is done for it."""
+    if key is not None and not key.is_file():
+        raise SpecValidationError(f"{key}: no such key")
+
+
+def signed(bundle: Path, key: Path | None) -> Path | None:
+    """Sign a bundle that was just written; return the signature.
+
+    Raises:
+        SignatureToolError: When ssh-keygen cannot; the bundle is kept, unsigned.
+    """
+    from themis_bundles import SignatureToolError
+    from themis_bundles.signatures import sign
+
+    if key is None:
+        return None
+    try:
+        return sign(bundle, key)
+    except SignatureToolError as error:
+        raise SignatureToolError(f"{bundle} was written but not signed: {error}") from error
+
+
+@contextmanager
+def reading_signers(path: Path | None) -> Iterator[None]:
+    """Name the list of allowed signers when it cannot be read."""
+    try:
+        yield
+    except (OSError, ValueError) as error:
+        if path is None:
+            raise
+        raise SpecValidationError(f"--allowed-signers {path}: {error}") from error
 
 
 @click.command("sign")
@@ -13,20 +75,18 @@ from themis.cli.options import DIRECTORY, FILE, finish, json_option, print_json
 def sign_command(bundle: Path, key: Path) -> None:
     """Sign BUNDLE with an ssh key, so that a receiver can tell that it is yours.
 
-    `ssh-keygen -Y` makes the signature; `themis verify --allowed-signers` and `ssh-keygen -Y
-    verify` check it.
+    `ssh-keygen -Y sign` makes the signature, so a key in an agent works too; `themis verify
+    --allowed-signers` and `ssh-keygen -Y verify` check it.
 
     \b
     Example:
         themis sign my-bundle --key ~/.ssh/id_ed25519
     """
-    from themis.errors import SpecValidationError
     from themis_bundles import Bundle
     from themis_bundles.signatures import sign
 
     Bundle.open(bundle)
-    if not key.is_file():
-        raise SpecValidationError(f"{key}: no such key")
+    refuse_missing_key(key)
     click.echo(f"signed: {sign(bundle, key)}")
 
 
@@ -79,12 +139,9 @@ def check_signature(bundle: Path, allowed_signers: Path | None) -> str | None:
         bundle: The bundle.
         allowed_signers: The verifier's list of keys; None asks for no signature.
     """
-    from themis.errors import SpecValidationError
     from themis_bundles.signatures import require_signature
 
     if allowed_signers is None:
         return None
-    try:
+    with reading_signers(allowed_signers):
         return require_signature(bundle, allowed_signers).principal
-    except (OSError, ValueError) as error:
-        raise SpecValidationError(f"{bundle}: {error}") from error
