@@ -4,18 +4,15 @@ from pathlib import Path
 
 import click
 
-from themis.cli.options import DIRECTORY, FILE, finish, json_option, print_json
+from themis.cli.options import DIRECTORY, finish, json_option, print_json
+from themis.cli.trust import allowed_signers_option, check_signature
 
 
 @click.command()
 @click.argument("bundle", type=DIRECTORY)
 @click.option("--results", type=DIRECTORY, help="Where the results are, if not in the bundle.")
 @click.option("--quick", is_flag=True, help="Check sizes and receipts only.")
-@click.option(
-    "--allowed-signers",
-    type=FILE,
-    help="Refuse a bundle that none of these keys signed (man ssh-keygen, ALLOWED SIGNERS).",
-)
+@allowed_signers_option
 @json_option
 def command(
     bundle: Path,
@@ -35,7 +32,6 @@ def command(
         themis verify my-bundle
     """
     from themis.cli.tables import print_census
-    from themis.cli.trust import check_signature
     from themis_bundles import Bundle, verify
 
     opened = Bundle.open(bundle, results=results)
