@@ -8,7 +8,7 @@ hash over the hashes of its parts, so that planning costs one short digest per t
     variant  the prompt variant's id
     params   the inference parameters
     item     the dataset item's content
-    prompt   the rendered messages
+    prompt   the rendered messages, and the continuations to score if there are any
 
 Nothing else takes part: not parses, scores, queries, dimensions, sample counts, storage,
 retry policy, runtime context or cluster. So adding a metric or another prompt variant keeps
@@ -50,9 +50,18 @@ def variant_hash(variant_id: str) -> str:
     return digest({"prompt_variant_id": variant_id})
 
 
-def prompt_hash(messages: Sequence[Mapping[str, Any]]) -> str:
-    """Return the identity of rendered messages."""
-    return digest(list(messages))
+def prompt_hash(
+    messages: Sequence[Mapping[str, Any]], continuations: Sequence[str] | None = None
+) -> str:
+    """Return the identity of what a model is asked.
+
+    Args:
+        messages: The rendered messages.
+        continuations: The texts to score after them; None when an answer is generated.
+    """
+    if continuations is None:
+        return digest(list(messages))
+    return digest({"continuations": list(continuations), "messages": list(messages)})
 
 
 def trial_hash(

@@ -71,6 +71,9 @@ class Metric(Protocol):
 
     A metric that measures the text alone, such as its length, sets `reads_answer = False`; it is
     then also called when the parse failed, and `answer` is None.
+
+    A metric that sets `reads_loglikelihoods = True` as well gets as `answer` what was recorded of
+    each continuation that was scored, as in a bundle's records; None when an answer was generated.
     """
 
     def score(

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from typing import Generic, Self, TypeVar
 
 from themis.errors import ErrorCode, SpecValidationError
-from themis.evaluation import extractors, metrics
+from themis.evaluation import choice, extractors, metrics
 from themis.evaluation.mathematics import MathVerify
 from themis.evaluation.protocol import Extractor, Metric
 
@@ -38,6 +38,11 @@ _EXTRACTORS: Mapping[str, ExtractorFactory] = {
     "regex": extractors.Regex,
 }
 _METRICS: Mapping[str, MetricFactory] = {
+    "bits_per_byte": choice.BitsPerByte,
+    "byte_perplexity": lambda: choice.Perplexity("bytes"),
+    "choice_loglikelihood_acc": choice.ChoiceAccuracy,
+    "choice_loglikelihood_acc_norm": lambda: choice.ChoiceAccuracy(per_character=True),
+    "choice_loglikelihood_brier": choice.ChoiceBrier,
     "choice_match": metrics.ChoiceMatch,
     "contains": metrics.Contains,
     "exact_match": metrics.ExactMatch,
@@ -47,6 +52,7 @@ _METRICS: Mapping[str, MetricFactory] = {
     "numeric_match": metrics.NumericMatch,
     "reasoning_gym": metrics.ReasoningGym,
     "response_length": metrics.ResponseLength,
+    "word_perplexity": lambda: choice.Perplexity("words"),
 }
 
 

@@ -160,7 +160,9 @@ class Scorer:
                     else MetricOutcome(name, 0.0, {"reason": PARSE_FAILED}, None)
                 )
                 continue
-            scores.append(self._measure(name, metric, text, answer, payload))
+            reads_likelihoods = getattr(metric, "reads_loglikelihoods", False)
+            given = output.get("loglikelihoods") if reads_likelihoods else answer
+            scores.append(self._measure(name, metric, text, given, payload))
         return EvaluationResult(outcome, tuple(scores))
 
     def _measure(

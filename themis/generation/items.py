@@ -37,6 +37,7 @@ class ShardRequests:
                 params=self._sampling(item.body["refs"]["params"]),
                 seed=int(asked["seed"]),
                 follow_ups=tuple(_message(turn) for turn in asked.get("follow_ups", ())),
+                continuations=_continuations(asked),
             )
         except (KeyError, TypeError, ValueError, IndexError) as error:
             problem = f"item {item.seq} is no generation request ({type(error).__name__}: {error})"
@@ -84,6 +85,11 @@ def engine_settings(
         model_path=path,
         options=dict(options),
     )
+
+
+def _continuations(asked: Mapping[str, Any]) -> tuple[str, ...] | None:
+    texts = asked.get("continuations")
+    return None if texts is None else tuple(map(str, texts))
 
 
 def _message(turn: Mapping[str, Any]) -> Message:

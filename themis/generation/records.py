@@ -5,10 +5,11 @@
 ('ok', 'Paris')
 """
 
+from collections.abc import Sequence
 from typing import Any, Literal
 
 from themis.errors import ErrorCode
-from themis.providers import Completion, RequestFailure
+from themis.providers import Completion, LogLikelihood, RequestFailure
 from themis_bundles import replace_surrogates
 
 Status = Literal["ok", "error"]
@@ -47,6 +48,8 @@ def record_of(completion: Completion) -> tuple[Status, dict[str, Any]]:
     }
     if completion.logprobs is not None:
         record["logprobs"] = [_readable(entry) for entry in completion.logprobs]
+    if completion.loglikelihoods is not None:
+        record["loglikelihoods"] = _loglikelihoods(completion.loglikelihoods)
     if completion.earlier:
         record["turns"] = [
             {"text": replace_surrogates(turn.text), "finish_reason": turn.finish_reason}
@@ -71,6 +74,22 @@ def quarantined_record(deaths: int) -> dict[str, Any]:
             RequestFailure("infra", ErrorCode.PROVIDER_UNAVAILABLE, message, retryable=True)
         )
     }
+
+
+def _loglikelihoods(found: Sequence[LogLikelihood]) -> list[dict[str, Any]]:
+    """Return what was found of each continuation; a single one's text is in the item alone."""
+    return [
+        {
+            **({"text": each.text} if len(found) > 1 else {}),
+            "sum": each.sum,
+            "tokens": each.tokens,
+            "characters": len(each.text),
+            "bytes": len(each.text.encode()),
+            "words": len(each.text.split()),
+            "is_greedy": each.is_greedy,
+        }
+        for each in found
+    ]
 
 
 def _failure(failure: RequestFailure) -> dict[str, Any]:

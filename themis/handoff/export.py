@@ -232,14 +232,21 @@ def _write_generation(
                 {
                     "id": trial.hash[: identity.ID_LENGTH],
                     "refs": refs,
-                    "request": {"messages": trial.messages, "seed": seed},
+                    "request": _request(trial, seed),
                     "sample": sample,
                 },
                 prompt_tokens=trial.prompt_tokens,
-                max_new_tokens=trial.params.max_tokens,
+                max_new_tokens=trial.max_new_tokens,
             )
             count += 1
     return count
+
+
+def _request(trial: PlannedTrial, seed: int) -> dict[str, Any]:
+    request: dict[str, Any] = {"messages": trial.messages, "seed": seed}
+    if trial.continuations is not None:
+        request["continuations"] = trial.continuations
+    return request
 
 
 def _write_evaluation(session: Session, writer: BundleWriter, items: Iterator[PendingScore]) -> int:

@@ -248,7 +248,7 @@ def _count(
     if held:
         count.held += sum((trial.hash, sample) in held for sample in range(samples))
     count.prompt_tokens += trial.prompt_tokens * samples
-    count.max_new_tokens += trial.params.max_tokens * samples
+    count.max_new_tokens += trial.max_new_tokens * samples
 
 
 def pending_samples(

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from themis.identity import prompt_hash, slice_hash, trial_hash, variant_hash
+from themis.planning.continuations import compile_continuations
 from themis.planning.datasets import Provider, load_items
 from themis.planning.items import DataItem
 from themis.planning.prompts import compile_variant, item_namespace
@@ -36,12 +37,22 @@ class PlannedTrial:
     item: DataItem
     messages: list[dict[str, str]]
     prompt_hash: str
+    continuations: list[str] | None = None
+    """The texts to score; None when an answer is generated."""
 
     @property
     def prompt_tokens(self) -> int:
-        """An estimate of the prompt's length in tokens."""
+        """An estimate of the tokens to read; each continuation is read with the prompt."""
         characters = sum(len(message["content"]) for message in self.messages)
+        if self.continuations is not None:
+            characters *= len(self.continuations)
+            characters += sum(map(len, self.continuations))
         return -(-characters // CHARACTERS_PER_TOKEN)
+
+    @property
+    def max_new_tokens(self) -> int:
+        """The most tokens that may be generated."""
+        return self.params.max_tokens if self.continuations is None else 0
 
 
 def plan_trials(
@@ -78,11 +89,12 @@ def plan_trials(
             for variant in benchmark.variants_of(part):
                 name_hash = variant_hash(variant.id)
                 compiled = compile_variant(variant)
+                scored = compile_continuations(variant)
                 for item in sources[part.slice_id]:
-                    messages = compiled.render(
-                        item_namespace(item.item_id, item.payload, item.metadata), part_names
-                    )
-                    rendered = prompt_hash(messages)
+                    names = item_namespace(item.item_id, item.payload, item.metadata)
+                    messages = compiled.render(names, part_names)
+                    continuations = None if scored is None else scored.of(names, part_names)
+                    rendered = prompt_hash(messages, continuations)
                     for params, params_hash in grid:
                         yield PlannedTrial(
                             hash=trial_hash(
@@ -100,6 +112,7 @@ def plan_trials(
                             item=item,
                             messages=messages,
                             prompt_hash=rendered,
+                            continuations=continuations,
                         )
 
 

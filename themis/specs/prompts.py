@@ -1,9 +1,9 @@
 """What a model is asked: prompt variants made of message templates."""
 
 from enum import StrEnum
-from typing import Annotated
+from typing import Annotated, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from themis.specs.base import JsonDict, Name, SpecBase
 
@@ -27,6 +27,23 @@ class PromptMessage(SpecBase):
     """The template; fields such as `{item.question}` are filled for each item."""
 
 
+class ContinuationsSpec(SpecBase):
+    """Texts whose likelihood after the prompt is measured; no answer is generated."""
+
+    field: Name | None = None
+    """The item's field that holds them: a list of texts, such as the choices of a question, or
+    one text. Dots lead into objects: `choices.text`."""
+
+    texts: list[str] = Field(default_factory=list)
+    """The texts themselves, as templates like those of messages."""
+
+    @model_validator(mode="after")
+    def _one_source(self) -> Self:
+        if (self.field is None) == (not self.texts):
+            raise ValueError("continuations need either a field or texts")
+        return self
+
+
 class PromptVariantSpec(SpecBase):
     """One way to ask, applied to every item of the slices that use it."""
 
@@ -41,3 +58,6 @@ class PromptVariantSpec(SpecBase):
 
     variables: JsonDict = Field(default_factory=dict)
     """Values for the templates, under `{prompt.variables.NAME}`."""
+
+    continuations: ContinuationsSpec | None = None
+    """Texts to score as the model's answer instead of generating one."""
