@@ -2,6 +2,7 @@
 
 from themis.errors import SpecValidationError
 from themis.identity import prompt_hash
+from themis.planning.continuations import compile_continuations
 from themis.planning.items import metadata_of
 from themis.planning.planner import slice_namespace
 from themis.planning.prompts import CompiledPrompt, compile_variant, item_namespace
@@ -20,6 +21,9 @@ class PlannedPrompts:
         self._compiled: dict[str, CompiledPrompt] = {
             variant.id: compile_variant(variant) for variant in self._spec.prompt_variants
         }
+        self._scored = {
+            variant.id: compile_continuations(variant) for variant in self._spec.prompt_variants
+        }
 
     def of(self, candidate: CandidateDetail) -> list[dict[str, str]] | None:
         """Return the messages of a candidate: role and content of each.
@@ -32,8 +36,12 @@ class PlannedPrompts:
         if candidate.payload is None or part is None or compiled is None:
             return None
         item = item_namespace(candidate.item_id, candidate.payload, metadata_of(candidate.payload))
+        names = slice_namespace(self._spec, part)
+        scored = self._scored[candidate.prompt_variant_id]
         try:
-            messages = compiled.render(item, slice_namespace(self._spec, part))
+            messages = compiled.render(item, names)
+            continuations = None if scored is None else scored.of(item, names)
         except SpecValidationError:
             return None
-        return messages if prompt_hash(messages) == candidate.prompt_hash else None
+        asked = prompt_hash(messages, continuations)
+        return messages if asked == candidate.prompt_hash else None
