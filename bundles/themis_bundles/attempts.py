@@ -133,6 +133,7 @@ class AttemptReader:
         self._shard = shard_index
         self._marks = marks
         self._salvage = salvage
+        self._zeroed: int | None = None
         self._hash = hashlib.sha256()
         limit = bundle.manifest.line_limit
         self._limit, self._max_raw = limit, max(FRAME_BYTES, limit + 1)
@@ -185,6 +186,7 @@ class AttemptReader:
 
     def _frame(self, frame: Frame) -> AttemptFrame | None:
         """Take a frame in; return it when it holds records."""
+        self._zeroed = None
         if self.footer is not None:
             self._problem(frame.number, None, "after-footer", "frames follow the footer")
             return None
@@ -192,6 +194,8 @@ class AttemptReader:
             lines = self._inflate(frame)
         except FrameDamagedError as error:
             self._problem(frame.number, None, error.rule, error.reason)
+            # A power loss can leave a file its length and its last pages zeros.
+            self._zeroed = frame.offset if frame.blob.endswith(bytes(4)) else None
             return None
         if frame.number == 0:
             self._read_header(lines)
@@ -244,6 +248,9 @@ class AttemptReader:
 
     def _judge_tail(self) -> None:
         tail = self.tail
+        if self._zeroed is not None and (tail is None or tail.torn):
+            self.problems.pop()
+            tail = Tail(self._zeroed, torn=True, reason="the last frame ends with zeros")
         if tail is None:
             if self.header is None and not self.problems:
                 message = "the file ends before its header; the attempt was killed at its start"

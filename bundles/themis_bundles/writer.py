@@ -262,9 +262,9 @@ class BundleWriter:
             files.make_folder(self.path.parent.absolute())
             self._root = self.path.with_name(f".{self.path.name}.{secrets.token_hex(8)}.partial")
             self._data = self._root / "data"
-            (self._data / "items").mkdir(parents=True)
             self._disk = _Disk()
             try:
+                (self._data / "items").mkdir(parents=True)
                 self._component_file = _FrameFile(self._data / COMPONENTS, self._compress)
             except BaseException:
                 self._discard()

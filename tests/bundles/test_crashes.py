@@ -1,23 +1,23 @@
 """A kill or a failing disk at any instant costs at most what was in flight."""
 
-import errno
-import fcntl
 import os
 import random
 import shutil
 import signal
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import pytest
 
+from tests.bundles.disks import FULL, FaultyDisk, LossyDisk, Order, lay_out
 from themis_bundles import (
     Bundle,
     BundleWriteError,
     BundleWriter,
+    Item,
     ResultWriter,
     chosen,
     finished,
@@ -28,56 +28,8 @@ from themis_bundles import (
 if TYPE_CHECKING:
     from tests.bundles.conftest import Kit
 
-CALLS = ("write", "fsync", "link", "rename", "replace", "close")
-
-
-def writable(fd: int) -> bool:
-    """Whether a file may have lost a write that closing it would report."""
-    return fcntl.fcntl(fd, fcntl.F_GETFL) & os.O_ACCMODE != os.O_RDONLY
-
-
-class FaultyDisk:
-    """Lets one call of one kind fail, and counts the calls.
-
-    `short` also lets every write take only a part of its bytes, as a system may.
-    """
-
-    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        self.armed = False
-        self.short = False
-        self.fail_at: tuple[str, int] | None = None
-        self.error = errno.ENOSPC
-        self.seen = dict.fromkeys(CALLS, 0)
-        for name in CALLS:
-            monkeypatch.setattr(os, name, self._wrap(name, getattr(os, name)))
-
-    def _wrap(self, name: str, real: Callable[..., Any]) -> Callable[..., Any]:
-        def call(*args: Any, **options: Any) -> Any:
-            if not self.armed or (name == "close" and not writable(args[0])):
-                return real(*args, **options)
-            self.seen[name] += 1
-            if self.fail_at == (name, self.seen[name]):
-                if name == "write":
-                    # A full disk takes a part before it refuses.
-                    real(args[0], bytes(args[1])[: len(args[1]) // 2])
-                elif name == "close":
-                    real(*args)
-                raise OSError(self.error, os.strerror(self.error))
-            if name == "write" and self.short:
-                return real(args[0], bytes(args[1])[: max(1, len(args[1]) // 3)])
-            return real(*args, **options)
-
-        return call
-
-    @contextmanager
-    def failing(self, name: str, number: int, error: int) -> Iterator[None]:
-        self.fail_at, self.error = (name, number), error
-        self.seen = dict.fromkeys(CALLS, 0)
-        self.armed = True
-        try:
-            yield
-        finally:
-            self.armed = False
+KILLS = 160
+"""How often each writer is killed at a random instant while it runs."""
 
 
 @pytest.fixture
@@ -85,40 +37,40 @@ def disk(monkeypatch: pytest.MonkeyPatch) -> FaultyDisk:
     return FaultyDisk(monkeypatch)
 
 
-def faults(disk: FaultyDisk, run: Callable[[], object]) -> Iterator[tuple[str, int, int]]:
-    """Give every call that a run makes, with each error that it may meet."""
-    disk.seen = dict.fromkeys(CALLS, 0)
-    disk.fail_at = None
-    disk.armed = True
-    run()
-    disk.armed = False
-    for name, count in disk.seen.items():
-        for number in range(1, count + 1):
-            for error in (errno.ENOSPC, errno.EIO, errno.EDQUOT):
-                yield name, number, error
+def errors_of(name: str) -> tuple[int | None, ...]:
+    """The ways in which a call may fail; None is a write that takes only a part."""
+    return (*FULL, None) if name == "write" else FULL
+
+
+class Workload:
+    """Answers six items and knows which of them must be on the disk."""
+
+    def __init__(self, bundle: Bundle, kit: "Kit") -> None:
+        self.bundle, self.kit = bundle, kit
+        self.durable: set[int] = set()
+        self.taken: set[int] = set()
+
+    def __call__(self) -> None:
+        self.durable.clear()
+        self.taken.clear()
+        with ResultWriter(self.bundle, 0, "a", header={}, flush_records=2) as writer:
+            for item in self.bundle.iter_items(0):
+                self.taken.add(item.seq)
+                writer.append(item.seq, item.sha256, "ok", self.kit.answer(str(item.seq)))
+                if writer.flushed == len(self.taken):
+                    self.durable.update(self.taken)
+                    writer.status(force=True)
 
 
 def test_a_failing_disk_loses_no_flushed_record(
     tmp_path: Path, kit: "Kit", disk: FaultyDisk
 ) -> None:
     bundle = kit.bundle(tmp_path / "b", items=6)
-    durable: set[int] = set()
-    taken: set[int] = set()
-
-    def run() -> None:
-        durable.clear()
-        taken.clear()
-        with ResultWriter(bundle, 0, "a", header={}, flush_records=2) as writer:
-            for item in bundle.iter_items(0):
-                writer.append(item.seq, item.sha256, "ok", kit.answer(str(item.seq)))
-                taken.add(item.seq)
-                if writer.flushed == len(taken):
-                    durable.update(taken)
-                    writer.status(force=True)
-
-    cases = list(faults(disk, run))
+    run = Workload(bundle, kit)
+    cases = [(*call, error) for call in disk.calls_of(run) for error in errors_of(call[0])]
     refused = 0
-    assert len(cases) > 100
+    assert {name for name, _, _ in cases} >= {"open", "mkdir", "write", "fsync", "link", "close"}
+
     for name, number, error in cases:
         shutil.rmtree(bundle.results_dir)
         caught = None
@@ -127,17 +79,18 @@ def test_a_failing_disk_loses_no_flushed_record(
                 run()
             except BundleWriteError as found:
                 caught = found
-        if caught is not None:
+        if error is None:
+            assert caught is None
+        elif caught is not None:
             refused += 1
-            said = str(caught)
-            assert os.strerror(error) in said
-            assert str(bundle.results_dir) in said
+            assert os.strerror(error) in str(caught)
+            assert str(bundle.results_dir) in str(caught)
 
         census = verify(bundle)
-        assert durable <= set(finished(bundle, 0)) <= set(range(6))
+        assert run.durable <= set(finished(bundle, 0)) <= run.taken
         assert not census.refused, (name, number, census.problems)
         _continues(bundle, kit)
-    assert refused > 0.8 * len(cases)
+    assert refused > 0.8 * sum(error is not None for *_, error in cases)
 
 
 def _continues(bundle: Bundle, kit: "Kit") -> None:
@@ -160,20 +113,22 @@ def test_a_failing_disk_leaves_no_half_bundle(tmp_path: Path, kit: "Kit", disk: 
     def run() -> None:
         kit.bundle(target, items=3, shard_items=2)
 
-    cases = list(faults(disk, run))
+    cases = [(*call, error) for call in disk.calls_of(run) for error in errors_of(call[0])]
     whole = Bundle.open(target).digest
-    assert len(cases) > 100
+    assert {name for name, _, _ in cases} >= {"open", "mkdir", "write", "fsync", "rename", "close"}
     for name, number, error in cases:
         shutil.rmtree(target)
-        with (
-            pytest.raises(BundleWriteError, match=os.strerror(error)),
-            disk.failing(name, number, error),
-        ):
-            run()
+        with disk.failing(name, number, error):
+            if error is None:
+                run()
+            else:
+                with pytest.raises(BundleWriteError, match=os.strerror(error)):
+                    run()
 
         # Only the last sync of all comes after the bundle appeared, whole.
         if target.exists():
-            assert (name, Bundle.open(target).digest) in (("fsync", whole), ("close", whole))
+            assert error is None or name in ("fsync", "close")
+            assert Bundle.open(target).digest == whole
             assert not verify(Bundle.open(target)).refused
         else:
             target.mkdir()
@@ -191,38 +146,6 @@ def test_writes_that_take_only_a_part_change_nothing(
 
     assert in_parts.digest == whole.digest
     assert verify(in_parts).complete
-
-
-class Order:
-    """Notes in which order files are written, synced and named."""
-
-    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        self.dirty: set[int] = set()
-        self.synced: set[int] = set()
-        self.at_names: list[tuple[str, set[int], set[int]]] = []
-        real = {name: getattr(os, name) for name in ("write", "rename", "replace", "link")}
-
-        def write(fd: int, data: bytes) -> int:
-            self.dirty.add(os.fstat(fd).st_ino)
-            self.synced.discard(os.fstat(fd).st_ino)
-            return int(real["write"](fd, data))
-
-        def fsync(fd: int) -> None:
-            self.dirty.discard(os.fstat(fd).st_ino)
-            self.synced.add(os.fstat(fd).st_ino)
-
-        def named(name: str) -> Callable[..., None]:
-            def call(source: Path, target: Path, **options: Any) -> None:
-                self.at_names.append((Path(target).name, set(self.dirty), set(self.synced)))
-                real[name](source, target, **options)
-                self.synced.discard(Path(target).parent.stat().st_ino)
-
-            return call
-
-        monkeypatch.setattr(os, "write", write)
-        monkeypatch.setattr(os, "fsync", fsync)
-        for name in ("rename", "replace", "link"):
-            monkeypatch.setattr(os, name, named(name))
 
 
 def test_every_byte_is_synced_before_a_name_shows_it(
@@ -257,8 +180,100 @@ def test_every_record_is_synced_before_it_counts(
     assert {file, folder} <= order.synced
 
 
-def killed(child: Callable[[int], None], delay: float) -> bytes:
-    """Run a function in a child process, kill it after so many seconds; return what it said."""
+class TestPowerLoss:
+    """What was not synced may be lost, cut, or zeros, and names may be there or not."""
+
+    def test_no_flushed_record_is_lost_and_none_is_invented(
+        self, tmp_path: Path, kit: "Kit", monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        bundle = kit.bundle(tmp_path / "b", items=6)
+        (tmp_path / "results").mkdir()
+        watched = Bundle.open(bundle.path, results=tmp_path / "results")
+        durable: set[int] = set()
+        taken: set[int] = set()
+        disk = LossyDisk(tmp_path / "results", lambda: (frozenset(durable), frozenset(taken)))
+
+        with disk.watching(monkeypatch):
+            for attempt, part in (("a", (0, 1, 2)), ("b", (3, 4, 5))):
+                with ResultWriter(watched, 0, attempt, header={}, flush_records=2) as writer:
+                    for seq in part:
+                        taken.add(seq)
+                        kit.append(writer, watched, {seq: kit.answer(str(seq))})
+                        durable.update(list(part)[: writer.flushed])
+                        if attempt == "a":
+                            writer.status(force=True)
+                durable.update(part)
+
+        count = 0
+        for (promised, given), tree in disk.trees():
+            count += 1
+            folder = tmp_path / f"image-{count}"
+            lay_out(tree, folder)
+            image = Bundle.open(bundle.path, results=folder)
+            census = verify(image)
+
+            assert promised <= set(finished(image, 0)) <= given
+            assert not census.refused, census.problems
+            if count % 5 == 0:
+                _continues(image, kit)
+        assert count > 80
+
+    def test_a_bundle_is_there_whole_or_not_at_all(
+        self, tmp_path: Path, kit: "Kit", monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        (tmp_path / "disk").mkdir()
+        published: list[str] = []
+        disk = LossyDisk(tmp_path / "disk", lambda: bool(published))
+
+        with disk.watching(monkeypatch):
+            published.append(kit.bundle(tmp_path / "disk/b", items=3, shard_items=2).digest)
+
+        outcomes = {"none": 0, "whole": 0}
+        for promised, tree in disk.trees():
+            folder = tmp_path / f"image-{sum(outcomes.values())}"
+            lay_out(tree, folder)
+            if (folder / "b").exists():
+                outcomes["whole"] += 1
+                assert Bundle.open(folder / "b").digest == published[0]
+                assert not verify(Bundle.open(folder / "b")).refused
+            else:
+                outcomes["none"] += 1
+                assert not promised
+                if outcomes["none"] % 10 == 0:
+                    assert kit.bundle(folder / "b", items=3, shard_items=2).digest == published[0]
+        assert outcomes["none"] > 80
+        assert outcomes["whole"] > 1
+
+    def test_the_model_notices_a_writer_that_forgets_to_sync(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        (tmp_path / "disk").mkdir()
+        disk = LossyDisk(tmp_path / "disk", lambda: None)
+        new, old = tmp_path / "disk/new", tmp_path / "disk/old"
+        old.write_bytes(b"old")
+
+        with disk.watching(monkeypatch):
+            fd = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL)
+            os.write(fd, b"content!")
+            os.close(fd)
+            os.replace(new, old)  # noqa: PTH105
+
+        left = [tree.get("old") for _, tree in disk.trees()]
+        assert {b"old", b"", b"cont", bytes(8), b"cont" + bytes(4), b"content!"} == set(left)
+
+
+class Killed(NamedTuple):
+    """What became of a child process."""
+
+    said: bytes
+    """What it wrote into its pipe."""
+
+    running: bool
+    """Whether the kill found it running."""
+
+
+def killed(child: Callable[[int], None], delay: float | None = None) -> Killed:
+    """Run a function in a child process; kill it after so many seconds, or wait for its end."""
     read, write = os.pipe()
     pid = os.fork()
     if pid == 0:
@@ -267,15 +282,77 @@ def killed(child: Callable[[int], None], delay: float) -> bytes:
         finally:
             os._exit(0)
     os.close(write)
-    time.sleep(delay)
-    with suppress(ProcessLookupError):
-        os.kill(pid, signal.SIGKILL)
-    os.waitpid(pid, 0)
+    if delay is not None:
+        time.sleep(delay)
+        with suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+    status = os.waitpid(pid, 0)[1]
     said = b""
     while chunk := os.read(read, 65536):
         said += chunk
     os.close(read)
-    return said
+    return Killed(said, os.WIFSIGNALED(status))
+
+
+def longest(children: Callable[[int], Callable[[int], None]]) -> float:
+    """Return how many seconds a child takes when nobody kills it: the middle of three."""
+    taken = []
+    for number in range(3):
+        start = time.perf_counter()
+        assert not killed(children(number)).running
+        taken.append(time.perf_counter() - start)
+    return sorted(taken)[1]
+
+
+def test_a_worker_killed_before_any_call_loses_no_flushed_record(
+    tmp_path: Path, kit: "Kit", disk: FaultyDisk
+) -> None:
+    bundle = kit.bundle(tmp_path / "b", items=6)
+    run = Workload(bundle, kit)
+
+    for name, number in disk.calls_of(run):
+        shutil.rmtree(bundle.results_dir, ignore_errors=True)
+
+        def child(pipe: int, name: str = name, number: int = number) -> None:
+            real = ResultWriter.status
+
+            def status(writer: ResultWriter, **options: Any) -> None:
+                os.write(pipe, b"%d\n" * len(run.durable) % tuple(run.durable))
+                real(writer, **options)
+
+            ResultWriter.status = status  # type: ignore[method-assign,assignment]
+            with disk.failing(name, number, signal.SIGKILL):
+                run()
+
+        outcome = killed(child)
+
+        assert outcome.running, (name, number)
+        census = verify(bundle)
+        assert {int(seq) for seq in outcome.said.split()} <= set(finished(bundle, 0))
+        assert not census.refused, (name, number, census.problems)
+        _continues(bundle, kit)
+
+
+def test_an_export_killed_before_any_call_leaves_a_whole_bundle_or_none(
+    tmp_path: Path, kit: "Kit", disk: FaultyDisk
+) -> None:
+    def run(target: Path) -> Bundle:
+        return kit.bundle(target, items=3, shard_items=2)
+
+    calls = disk.calls_of(lambda: run(tmp_path / "whole"))
+    whole = Bundle.open(tmp_path / "whole")
+    for place, (name, number) in enumerate(calls):
+        target = tmp_path / f"b{place}"
+
+        def child(_: int, target: Path = target, name: str = name, number: int = number) -> None:
+            with disk.failing(name, number, signal.SIGKILL):
+                run(target)
+
+        assert killed(child).running, (name, number)
+
+        if target.exists():
+            assert not verify(Bundle.open(target)).refused
+        assert run(target.with_name(f"again{place}")).digest == whole.digest
 
 
 def test_a_killed_worker_loses_no_flushed_record(tmp_path: Path, kit: "Kit") -> None:
@@ -283,31 +360,33 @@ def test_a_killed_worker_loses_no_flushed_record(tmp_path: Path, kit: "Kit") -> 
     bundle = kit.bundle(tmp_path / "b", items=40)
     items = list(bundle.iter_items(0))
     acknowledged: set[int] = set()
-    rounds = 0
+    rounds = tries = kills = 0
 
-    for kill in range(120):
-        flush_records = source.choice((1, 2, 5))
-        todo = [item for item in items if item.seq not in finished(bundle, 0)]
-
-        def child(
-            pipe: int,
-            kill: int = kill,
-            flush_records: int = flush_records,
-            todo: list[Any] = todo,
-        ) -> None:
-            with ResultWriter(
-                bundle, 0, f"k{kill}", header={}, flush_records=flush_records
-            ) as writer:
+    def work(attempt: str, flush_records: int, todo: list[Item]) -> Callable[[int], None]:
+        def child(pipe: int) -> None:
+            with ResultWriter(bundle, 0, attempt, header={}, flush_records=flush_records) as writer:
                 waiting = []
                 for item in todo:
                     writer.append(item.seq, item.sha256, "ok", kit.answer(str(item.seq)))
                     waiting.append(item.seq)
-                    if writer.flushed and len(waiting) == flush_records:
+                    if len(waiting) == flush_records:
                         os.write(pipe, b"".join(b"%d\n" % seq for seq in waiting))
                         waiting.clear()
 
-        said = killed(child, source.uniform(0.002, 0.03))
-        acknowledged.update(int(line) for line in said.split())
+        return child
+
+    undisturbed = longest(lambda number: work(f"undisturbed{number}", 1, items))
+    shutil.rmtree(bundle.results_dir)
+    while kills < KILLS:
+        tries += 1
+        assert tries < 4 * KILLS, "the kills must hit"
+        done = finished(bundle, 0)
+        todo = [item for item in items if item.seq not in done]
+        child = work(f"k{tries}", source.choice((1, 2, 5)), todo)
+
+        outcome = killed(child, source.uniform(0.0, undisturbed))
+        kills += outcome.running
+        acknowledged.update(int(line) for line in outcome.said.split())
 
         assert acknowledged <= set(finished(bundle, 0))
         census = verify(bundle)
@@ -327,15 +406,22 @@ def test_a_killed_export_leaves_a_whole_bundle_or_none(tmp_path: Path, kit: "Kit
     source = random.Random(21)
     whole = kit.bundle(tmp_path / "whole", items=30, shard_items=5).digest
     outcomes = {"none": 0, "whole": 0}
+    tries = kills = 0
 
-    for kill in range(120):
-        target = tmp_path / f"b{kill}"
-
-        def child(_: int, target: Path = target) -> None:
+    def export(target: Path) -> Callable[[int], None]:
+        def child(_: int) -> None:
             with BundleWriter(target, kit.info, shard_items=5) as writer:
                 kit.fill(writer, items=30)
 
-        killed(child, source.uniform(0.0, 0.04))
+        return child
+
+    undisturbed = longest(lambda number: export(tmp_path / f"undisturbed{number}"))
+    while kills < KILLS:
+        tries += 1
+        assert tries < 4 * KILLS, "the kills must hit"
+        target = tmp_path / f"b{tries}"
+
+        kills += killed(export(target), source.uniform(0.0, 1.1 * undisturbed)).running
 
         if target.exists():
             outcomes["whole"] += 1
