@@ -1,9 +1,10 @@
-"""How fast results are read, beside the least that numpy could do on the same columns.
+"""How fast results are read, beside its targets and the least that numpy could do.
 
-Each step runs in a process of its own, so that its peak memory is its own. A floor adds up
-the same scores with ready-made group numbers and does no statistics at all. Times are CPU
-seconds, the best of the rounds; making the table up is not counted. Peak memory includes the
-libraries and the table itself.
+Each step runs in a process of its own, so that its peak memory is its own. A floor does the
+sums that nobody gets around, on the same columns: counts, sums and squares per combination
+of keys; a pivot, and sums of its differences; or, for resampling, the draws and one product
+with the differences. It does no statistics at all. Times are CPU seconds, the best of the rounds;
+making the table up is not counted. Peak memory includes the libraries and the table itself.
 
     python tests/benchmarks/bench_results.py --models 20 --slices 50 --items 1000
 """
@@ -26,7 +27,23 @@ from themis.results.paired_tests import PairedMethod, TestPlan, examine
 from themis.results.pairing import PairSums
 
 KEYS = ("model_id", "slice_id", "prompt_variant_id", "metric_id")
-LIMITS = {"aggregate, 4 keys": 1.0, "paired, tests alone": 0.1, "paired, bootstrap": 6.0}
+TARGETS = {
+    "aggregate, 4 keys": 1.0,
+    "paired, tests alone": 0.1,
+    "paired, sign flip": 6.0,
+    "paired, bootstrap": 6.0,
+    "paired, bca": 6.0,
+}
+TARGET_MB = 500
+FLOORS = {
+    "aggregate, 4 keys": "floor of aggregate",
+    "paired, 0/1 scores": "floor of paired",
+    "paired, graded scores": "floor of paired",
+    "paired, sign flip": "floor of resampling",
+    "paired, bootstrap": "floor of resampling",
+    "paired, bca": "floor of resampling",
+}
+DRAWS = 10_000
 
 
 def make_table(models: int, slices: int, items: int, *, binary: bool) -> ScoreTable:
@@ -74,29 +91,43 @@ def best(work: Callable[[], Any], rounds: int) -> float:
 
 def steps(table: ScoreTable, graded: ScoreTable) -> dict[str, Callable[[], Any]]:
     """Name what can be measured."""
-    sizes = (len(table.models), len(table.slices), len(table.prompts))
-    groups = np.ravel_multi_index((table.model, table.slice, table.prompt), sizes)
-    cells = (table.slice.astype(np.int64) * len(table.items) + table.item) * len(table.models)
+    keys = [(len(table.models), table.model), (len(table.slices), table.slice),
+            (len(table.prompts), table.prompt), (len(table.metrics), table.metric)]  # fmt: skip
 
     def floor_aggregate() -> object:
-        count = int(np.prod(sizes))
-        return np.bincount(groups, table.value, count) / np.bincount(groups, minlength=count)
+        sizes = [size for size, _ in keys]
+        group = np.ravel_multi_index([codes for _, codes in keys], sizes)
+        n = np.bincount(group)
+        mean = np.bincount(group, table.value) / n
+        off = table.value - mean[group]
+        return mean, np.sqrt(np.bincount(group, off * off) / n)
 
     def floor_paired() -> object:
         shape = (len(table.slices), len(table.items), len(table.models))
-        wide = np.bincount(cells + table.model, table.value, int(np.prod(shape))).reshape(shape)
+        cell = np.ravel_multi_index((table.slice, table.item, table.model), shape)
+        wide = np.bincount(cell, table.value).reshape(shape)
         d = wide[:, :, 1:] - wide[:, :, :1]
         return (d > 0).sum(axis=1), (d < 0).sum(axis=1), d.mean(axis=1), d.var(axis=1)
 
+    def floor_resampling() -> object:
+        rng, items = np.random.default_rng(0), len(table.items)
+        columns = np.ones((items, (len(table.models) - 1) * len(table.slices)))
+        drawn = np.empty((1000, items))
+        for _ in range(DRAWS // 1000):
+            drawn[:] = rng.integers(0, 2, drawn.shape, dtype=np.int8)
+            np.matmul(drawn, columns)
+        return drawn
+
     def compare(scores: ScoreTable, method: PairedMethod = "auto") -> Callable[[], Any]:
         return lambda: paired_compare(
-            scores, baseline="m0", method=method, p_value_correction="holm", n_resamples=10_000
+            scores, baseline="m0", method=method, p_value_correction="holm", n_resamples=DRAWS
         )
 
     return {
-        "aggregate floor": floor_aggregate,
+        "floor of aggregate": floor_aggregate,
         "aggregate, 4 keys": lambda: aggregate(table, KEYS),
-        "paired floor": floor_paired,
+        "floor of paired": floor_paired,
+        "floor of resampling": floor_resampling,
         "paired, 0/1 scores": compare(table),
         "paired, graded scores": compare(graded),
         "paired, tests alone": tests_alone(graded),
@@ -145,14 +176,30 @@ def main() -> None:
         print(json.dumps({"seconds": seconds, "peak_mb": peak}))
         return
     print(f"{table.rows:,} scores, {(asked.models - 1) * asked.slices:,} comparisons")
-    print(f"{'step':24}{'cpu s':>9}{'limit s':>9}{'peak MB':>9}")
+    print(f"{'step':24}{'cpu s':>9}{'target s':>10}{'x floor':>9}{'peak MB':>9}{'target MB':>11}")
+    floors: dict[str, float] = {}
     for name in steps(table, table):
-        command = [sys.executable, __file__, "--step", name, "--rounds", str(asked.rounds)]
-        for option in ("models", "slices", "items"):
-            command += [f"--{option}", str(getattr(asked, option))]
-        found = json.loads(subprocess.run(command, check=True, capture_output=True).stdout)
-        limit = f"{LIMITS[name]:9.1f}" if name in LIMITS else " " * 9
-        print(f"{name:24}{found['seconds']:9.3f}{limit}{found['peak_mb']:9.0f}", flush=True)
+        found = measure(name, asked)
+        seconds = found["seconds"]
+        floors[name] = seconds
+        target, ratio = " " * 10, " " * 9
+        if name in TARGETS:
+            target = f"{TARGETS[name]:10.1f}"
+        if name in FLOORS:
+            ratio = f"{seconds / floors[FLOORS[name]]:9.1f}"
+        memory = f"{found['peak_mb']:9.0f}{TARGET_MB:11}"
+        print(f"{name:24}{seconds:9.3f}{target}{ratio}{memory}", flush=True)
+
+
+def measure(name: str, asked: argparse.Namespace) -> dict[str, float]:
+    """Run one step in a process of its own; give its seconds and its peak memory."""
+    command = [sys.executable, __file__, "--step", name]
+    for option in ("models", "slices", "items", "rounds"):
+        command += [f"--{option}", str(getattr(asked, option))]
+    found: dict[str, float] = json.loads(
+        subprocess.run(command, check=True, capture_output=True).stdout
+    )
+    return found
 
 
 if __name__ == "__main__":
