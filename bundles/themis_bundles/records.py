@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 Seq = Annotated[int, msgspec.Meta(ge=0, le=MAX_INTEGER)]
 Digest = Annotated[str, msgspec.Meta(min_length=64, max_length=64)]
 
+_CONTENT = len('{"item_sha256":"') + 64 + len('","record":')
+
 MEASUREMENTS = frozenset({"latency_ms", "usage"})
 """Fields of a record that say how it was made, not what was answered."""
 
@@ -136,9 +138,13 @@ class Record(msgspec.Struct, frozen=True, gc=False):
 
     @property
     def content(self) -> bytes:
-        """The bytes of `record` within the line; a canonical line has its keys in order."""
-        start = len('{"item_sha256":"') + 64 + len('","record":')
-        return self.line[start : self.line.rindex(b',"seq":')]
+        """The bytes of `record` within the line."""
+        return content_of(self.line)
+
+
+def content_of(line: bytes) -> bytes:
+    """Return the bytes of `record` within a proved line; a canonical one has its keys in order."""
+    return line[_CONTENT : line.rindex(b',"seq":')]
 
 
 class Decoder:

@@ -8,6 +8,7 @@ attempt id. Answers that differ in content are a conflict and nothing is chosen.
 a few numbers per record, never the records.
 """
 
+import hashlib
 from collections import OrderedDict
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -85,12 +86,13 @@ class Scan:
     )
 
     def __post_init__(self) -> None:
-        self._sizes: dict[tuple[int, int], int] = {}
+        self._frames: dict[tuple[int, int], tuple[int, int]] = {}
+        self._dropped: dict[tuple[int, int], bytes] = {}
         self._cache: OrderedDict[tuple[int, int], list[bytes]] = OrderedDict()
         self._cached = 0
 
     def line(self, entry: Entry) -> bytes:
-        """Return the line of a record, proved to be canonical.
+        """Return the line of a record, as it was when it was proved.
 
         Raises:
             BundleInvalidError: When its file changed since it was scanned.
@@ -100,25 +102,40 @@ class Scan:
         if lines is None:
             reader = self.readers[entry.attempt]
             try:
-                lines = reader.reread(entry.offset, self._sizes[key])
-                for line in lines:
-                    parse_canonical(line)
-            except (FrameDamagedError, CanonicalError, OSError) as error:
-                raise BundleInvalidError(
-                    self.bundle.path, (f"{reader.name}: changed: while it was read: {error}",)
-                ) from None
-            self.keep(entry.attempt, entry.offset, self._sizes[key], lines)
+                lines = reader.reread(entry.offset, self._frames[key][1])
+            except (FrameDamagedError, OSError) as error:
+                raise self._changed(reader, str(error)) from None
+            if _digest(lines) != self._dropped[key]:
+                raise self._changed(reader, "other records than before")
+            self._hold(key, lines)
         else:
             self._cache.move_to_end(key)
         return lines[entry.line]
 
-    def keep(self, attempt: int, offset: int, size: int, lines: list[bytes]) -> None:
+    def _changed(self, reader: AttemptReader, what: str) -> BundleInvalidError:
+        reason = f"{reader.name}: changed: while it was read: {what}"
+        return BundleInvalidError(self.bundle.path, (reason,))
+
+    def keep(self, attempt: int, frame: AttemptFrame) -> None:
         """Remember where a frame lies, and its lines for as long as there is room."""
-        self._sizes[attempt, offset] = size
-        self._cache[attempt, offset] = lines
+        key = (attempt, frame.offset)
+        self._frames[key] = frame.number, frame.size
+        self._hold(key, frame.lines)
+
+    def _hold(self, key: tuple[int, int], lines: list[bytes]) -> None:
+        self._cache[key] = lines
         self._cached += _weight(lines)
         while self._cached > _CACHE and len(self._cache) > 1:
-            self._cached -= _weight(self._cache.popitem(last=False)[1])
+            old, dropped = self._cache.popitem(last=False)
+            self._cached -= _weight(dropped)
+            # Whoever reads the frame again must get the bytes that were proved.
+            self._dropped[old] = _digest(dropped)
+
+    def problem(self, entry: Entry, rule: str, message: str, kind: Kind) -> Problem:
+        """Return a problem with a record, with the place where it lies."""
+        number, _ = self._frames[entry.attempt, entry.offset]
+        name = self.readers[entry.attempt].name
+        return Problem(name, number, entry.line + 1, rule, message, kind)
 
     def records(self, *, resolve: Literal["refuse", "first"]) -> Iterator[tuple[int, Entry]]:
         """Give the record that stands for each item that has one, by the item's place.
@@ -205,7 +222,7 @@ def scan(bundle: Bundle, shard_index: int, marks: dict[str, frozenset[int]] | No
         reader = AttemptReader(bundle, shard_index, attempt, wanted)
         joined.readers.append(reader)
         for frame in reader:
-            joined.keep(number, frame.offset, frame.size, frame.lines)
+            joined.keep(number, frame)
             _take(joined, number, frame, digests, decoder)
         joined.problems.extend(reader.problems)
         joined.counts["foreign"] += reader.foreign
@@ -288,6 +305,10 @@ def _add(
 
 def _start(reader: AttemptReader) -> tuple[float, str]:
     return (reader.header.started if reader.header else 0.0, reader.attempt)
+
+
+def _digest(lines: list[bytes]) -> bytes:
+    return hashlib.sha256(b"\n".join(lines)).digest()
 
 
 def _weight(lines: list[bytes]) -> int:

@@ -1,6 +1,7 @@
-"""`themis import`: verify a bundle's results and store them."""
+"""`themis import`: prove a bundle's results and store them."""
 
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -13,6 +14,9 @@ from themis.cli.options import (
     project_option,
     project_store,
 )
+
+if TYPE_CHECKING:
+    from themis.handoff.importing import ImportReport
 
 
 @click.command("import")
@@ -33,73 +37,98 @@ from themis.cli.options import (
     help="Put result files with refused records here, and import what proves itself.",
 )
 @click.option(
+    "--require-signature",
+    is_flag=True,
+    help="Refuse a bundle that no allowed signer signed.",
+)
+@click.option(
     "--allowed-signers",
     type=FILE,
-    help="Refuse a bundle that none of these keys signed (man ssh-keygen, ALLOWED SIGNERS).",
+    help="The keys that may sign (man ssh-keygen, ALLOWED SIGNERS); naming them requires a "
+    "signature.  [default: ~/.ssh/allowed_signers]",
+)
+@click.option(
+    "--max-bytes",
+    type=click.IntRange(min=1),
+    help="Refuse a bundle that has more bytes with its results.",
+)
+@click.option(
+    "--max-ratio",
+    type=click.IntRange(min=1),
+    help="Refuse a compressed frame that inflates to more than so many times its size.",
+)
+@click.option(
+    "--in-place",
+    is_flag=True,
+    help="Copy nothing first; only for a place where nobody else can write.",
 )
 @project_option
 @json_option
 def command(
-    bundle: Path,
-    results: Path | None,
-    project: Path | None,
-    resolve: str,
-    quarantine: Path | None,
-    allowed_signers: Path | None,
-    *,
-    allow_partial: bool,
-    dry_run: bool,
-    as_json: bool,
+    bundle: Path, project: Path | None, results: Path | None, *, as_json: bool, **policy: Any
 ) -> None:
     """Prove the results of BUNDLE and write them to the project's store.
 
-    Importing the same results twice does nothing. Exits with 3, storing nothing, when a record
-    does not prove what it claims, and with 1 when items are missing.
+    The bundle and its results are copied to a private folder and proved there, so nobody can
+    change what was proved. Importing the same results twice does nothing. Exits with 3, storing
+    nothing, when a record does not prove what it claims, and with 1 when items are missing.
 
     \b
-    Example:
+    Examples:
         themis import my-bundle --project my-eval/project.toml
+        themis import my-bundle --allow-partial --json
+        themis import my-bundle --allowed-signers ~/.ssh/allowed_signers --max-bytes 10000000000
     """
-    from themis.cli.trust import check_signature
-    from themis.handoff.importing import import_results
+    from themis.errors import ImportRefusedError
+    from themis.handoff.importing import ImportOptions, IncompleteResultsError, import_results
 
-    check_signature(bundle, allowed_signers)
-    with project_store(project) as store:
-        report = import_results(
-            store,
-            bundle,
-            results=results,
-            allow_partial=allow_partial,
-            dry_run=dry_run,
-            resolve="first" if resolve == "first" else "refuse",
-            quarantine=quarantine,
-        )
-    counts = report.census.counts
+    options = ImportOptions(**policy)
+    try:
+        with project_store(project) as store:
+            report = import_results(store, bundle, results=results, options=options)
+    except (ImportRefusedError, IncompleteResultsError) as error:
+        if not as_json:
+            raise
+        print_json({"error": str(error), "stored": 0, **error.details})
+        finish(error.exit_code)
+        return
     if as_json:
-        print_json(
-            {
-                "bundle": report.bundle,
-                "run_id": report.run_id,
-                "stage": report.stage,
-                "stored": report.stored,
-                "held": report.held,
-                "dry_run": report.dry_run,
-                "conflicts": list(report.conflicts),
-                "census": report.census.to_dict(),
-            }
-        )
+        print_json(_facts(report))
     else:
-        said = ", ".join(f"{count:,} {verdict}" for verdict, count in counts.items() if count)
-        click.echo(f"{bundle}: {said}")
-        click.echo(
-            "dry run: nothing was stored"
-            if dry_run
-            else f"stored {report.stored:,} records in {report.run_id}; "
-            f"{report.held:,} were held already, {report.shards_known} shards imported before"
-        )
-        for conflict in report.conflicts:
-            click.echo(f"differs from the stored answer, which was kept: {conflict}", err=True)
-    if report.census.refused and quarantine is not None:
-        click.echo(f"refused records and reasons: {quarantine}", err=True)
+        _say(bundle, report)
+    if report.census.refused and options.quarantine is not None:
+        click.echo(f"refused records and reasons: {options.quarantine}", err=True)
         finish(3)
-    finish(1 if counts["missing"] else 0)
+    finish(1 if report.census.counts["missing"] else 0)
+
+
+def _facts(report: "ImportReport") -> dict[str, Any]:
+    return {
+        "bundle": report.bundle,
+        "run_id": report.run_id,
+        "stage": report.stage,
+        "signer": report.signer,
+        "stored": report.stored,
+        "held": report.held,
+        "shards_imported": report.shards_imported,
+        "shards_known": report.shards_known,
+        "dry_run": report.dry_run,
+        "conflicts": list(report.conflicts),
+        "census": report.census.to_dict(),
+    }
+
+
+def _say(bundle: Path, report: "ImportReport") -> None:
+    counts = report.census.counts
+    said = ", ".join(f"{count:,} {verdict}" for verdict, count in counts.items() if count)
+    click.echo(f"{bundle}: {said}")
+    if report.signer is not None:
+        click.echo(f"signed by {report.signer}")
+    click.echo(
+        "dry run: nothing was stored"
+        if report.dry_run
+        else f"stored {report.stored:,} records in {report.run_id}; "
+        f"{report.held:,} were held already, {report.shards_known} shards imported before"
+    )
+    for conflict in report.conflicts:
+        click.echo(f"differs from the stored answer, which was kept: {conflict}", err=True)

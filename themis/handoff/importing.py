@@ -1,8 +1,8 @@
 """Take results back: prove them, then write them to the store, shard by shard.
 
-Nothing is stored before the whole bundle was verified. Then each shard is one transaction,
-noted in the ledger, so an import that is killed goes on where it was, and importing the same
-results again does nothing.
+Nothing is stored before the whole bundle was proved, from a private copy that nobody can change
+meanwhile. Then each shard is one transaction, noted in the ledger, so an import that is killed
+goes on where it was, and importing the same results again does nothing.
 
 Two proofs stand behind every record. The bundle's own digests say that it answers exactly the
 item that is in the bundle. And the item is tied to this store's plan: either the bundle is one
@@ -10,15 +10,18 @@ that this store exported, or its model, parameters, prompt and seed are checked 
 planned trial one by one.
 """
 
-import hashlib
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+from itertools import islice
 from pathlib import Path
-from typing import Any, Literal
 
-from themis.errors import ErrorCode, ImportRefusedError, ThemisError
-from themis.handoff.proof import PlannedTrials
+import orjson
+
+from themis.errors import ErrorCode, ImportRefusedError, SpecValidationError, ThemisError
+from themis.handoff.proof import Proof, Resolve
 from themis.handoff.quarantine import set_aside
+from themis.handoff.spool import ShardRows, Spool
+from themis.handoff.staging import named, open_private, private_folder
 from themis.storage import projections
 from themis.storage.batches import without_cycle_collector
 from themis.storage.ledger import (
@@ -29,22 +32,65 @@ from themis.storage.ledger import (
     record_import,
     was_imported,
 )
+from themis.storage.lookups import trial_hash
 from themis.storage.plans import MODEL_ERROR, OK, Run, find_run
+from themis.storage.projections import EVALUATED, Event
 from themis.storage.store import Store
-from themis_bundles import Bundle, Census, Chosen, Problem, chosen, verify
-from themis_bundles.attempts import AttemptReader
-from themis_bundles.results import read_statuses
-
-Resolve = Literal["refuse", "first"]
+from themis_bundles import Bundle, Census, Problem, verify
+from themis_bundles.signatures import require_signature
 
 PROBLEMS_SHOWN = 20
-"""Problems that a refusal lists; `themis verify --json` has all of them."""
+"""Problems that a refusal lists in words; `themis import --json` prints all of them."""
+
+DEFAULT_SIGNERS = Path("~/.ssh/allowed_signers")
+"""Where ssh users keep their list of signers, when they name none."""
 
 
 class IncompleteResultsError(ThemisError):
     """Some planned items have no result, and partial imports were not asked for."""
 
     exit_code = 1
+
+
+@dataclass(frozen=True)
+class ImportOptions:
+    """What an import accepts."""
+
+    allow_partial: bool = False
+    """Import what is there, and leave the rest open."""
+
+    dry_run: bool = False
+    """Prove and count only."""
+
+    resolve: Resolve = "refuse"
+    """What to do with items that have several different answers: refuse the import, or take the
+    first by the format's rule, which does not depend on the order of files."""
+
+    quarantine: Path | None = None
+    """A directory that gets the result files with refused records, and the reasons; what proves
+    itself is then imported without them."""
+
+    require_signature: bool = False
+    """Refuse a bundle that no allowed signer signed."""
+
+    allowed_signers: Path | None = None
+    """The list of allowed signers; naming one requires a signature. Default when a signature is
+    required: `DEFAULT_SIGNERS`."""
+
+    max_bytes: int | None = None
+    """The most bytes that the bundle and its results may have; None for no limit."""
+
+    max_ratio: int | None = None
+    """How many times its own size a compressed frame may inflate to; None for what the format
+    allows."""
+
+    in_place: bool = False
+    """Nobody else can write to the bundle and its results: read them where they lie, and copy
+    nothing first."""
+
+
+ACCEPT_ALL = ImportOptions()
+"""Everything proved, nothing else asked for."""
 
 
 @dataclass(frozen=True)
@@ -66,79 +112,52 @@ class ImportReport:
     dry_run: bool = False
     conflicts: tuple[str, ...] = field(default=())
     """Answers that differ from one that the store holds; the stored one was kept."""
+    signer: str | None = None
+    """Who signed the bundle, when a signature was required."""
 
 
 @without_cycle_collector()
 def import_results(
-    store: Store,
-    path: Path,
-    *,
-    results: Path | None = None,
-    allow_partial: bool = False,
-    dry_run: bool = False,
-    resolve: Resolve = "refuse",
-    quarantine: Path | None = None,
+    store: Store, path: Path, *, results: Path | None = None, options: ImportOptions = ACCEPT_ALL
 ) -> ImportReport:
-    """Verify the results of a bundle and write them to the store.
+    """Prove the results of a bundle and write them to the store.
 
     Args:
         store: The store that planned the bundle's run.
         path: The bundle.
         results: Where its results are, when not inside it.
-        allow_partial: Import what is there, and leave the rest open.
-        dry_run: Verify and count only.
-        resolve: What to do with items that have several different answers: refuse the import,
-            or take the first by the format's rule, which does not depend on the order of files.
-        quarantine: A directory that gets the result files with refused records, and the
-            reasons; what proves itself is then imported without them.
+        options: What is accepted.
 
     Raises:
-        BundleError: The bundle itself is damaged.
-        ImportRefusedError: A record is foreign, altered, unreadable or contradicts another.
-        IncompleteResultsError: Items are missing and `allow_partial` was not given.
-        SpecValidationError: The store has no run of this bundle.
+        BundleError: The bundle itself is damaged, or lacks a signature that was asked for.
+        ImportRefusedError: A record is foreign, altered, unreadable, not as planned, or
+            contradicts another; or the bundle is larger than allowed.
+        IncompleteResultsError: Items are missing, and a partial import was not asked for.
+        SpecValidationError: The store has no run of this bundle, or the list of signers cannot
+            be used.
+        StorageError: The disk has no room.
     """
-    bundle = Bundle.open(path, results=results)
-    census = verify(bundle)
-    refused = _refused_problems(census, resolve)
-    if refused and quarantine is not None:
-        set_aside(bundle, refused, quarantine)
-    elif refused:
-        raise _refusal(path, census, refused)
-    missing = census.counts["missing"]
-    if missing and not allow_partial:
-        raise IncompleteResultsError(
-            f"{path}: {missing} of {sum(s.items for s in bundle.shards)} items have no result yet."
-            " Dispatch the bundle again to finish them, or import what is there with"
-            " --allow-partial.",
-            details={"missing": missing},
+    with private_folder(store.root) as folder:
+        bundle = open_private(
+            path,
+            folder,
+            results=results,
+            in_place=options.in_place,
+            max_bytes=options.max_bytes,
+            max_ratio=options.max_ratio,
         )
-    run = find_run(store, bundle.manifest.run_id)
-    if dry_run:
-        return _report(bundle, run, census, _Totals(), dry_run=True)
-    exported = find_export(store, bundle.digest)
-    known = exported is not None and exported.own
-    if exported is None:
-        exported = _adopt(store, bundle, run)
-    totals = _Totals()
-    for shard in bundle.shards:
-        entries = chosen(bundle, shard.index, resolve=resolve)
-        _import_shard(store, bundle, shard.index, entries, run, exported, totals, trusted=known)
-    return _report(bundle, run, census, totals, dry_run=False)
-
-
-@dataclass
-class _Totals:
-    stored: int = 0
-    held: int = 0
-    imported: int = 0
-    known: int = 0
-    conflicts: list[str] = field(default_factory=list)
-
-
-def _report(
-    bundle: Bundle, run: Run, census: Census, totals: _Totals, *, dry_run: bool
-) -> ImportReport:
+        with named(path), Spool(folder / "rows") as spool:
+            signer = _signer(path, bundle, options)
+            run = find_run(store, bundle.manifest.run_id)
+            exported = find_export(store, bundle.digest)
+            proof = Proof(store, run, bundle, exported, spool, options.resolve)
+            census = verify(bundle, known=exported is not None and exported.own, each=proof.take)
+            census = _with_plan(census, proof)
+            _accept(path, bundle, census, options)
+            totals = _Totals(known=proof.known)
+            if not options.dry_run:
+                exported = exported or _adopt(store, bundle, path, run)
+                _store(store, exported, proof.shards, spool.read(), totals)
     return ImportReport(
         bundle=bundle.digest,
         run_id=run.run_id,
@@ -148,15 +167,65 @@ def _report(
         held=totals.held,
         shards_imported=totals.imported,
         shards_known=totals.known,
-        dry_run=dry_run,
+        dry_run=options.dry_run,
         conflicts=tuple(totals.conflicts),
+        signer=signer,
     )
 
 
-def _refused_problems(census: Census, resolve: Resolve) -> list[Problem]:
-    """Return the problems that stand against an import."""
-    harmless = ("note", "conflict") if resolve == "first" else ("note",)
-    return [problem for problem in census.problems if problem.kind not in harmless]
+@dataclass
+class _Totals:
+    known: int
+    stored: int = 0
+    held: int = 0
+    imported: int = 0
+    conflicts: list[str] = field(default_factory=list)
+
+
+def _signer(path: Path, bundle: Bundle, options: ImportOptions) -> str | None:
+    """Return who signed a bundle, when somebody must have."""
+    allowed = options.allowed_signers
+    if allowed is None:
+        if not options.require_signature:
+            return None
+        allowed = DEFAULT_SIGNERS.expanduser()
+    if not allowed.is_file():
+        raise SpecValidationError(
+            f"{allowed}: no list of allowed signers (man ssh-keygen, ALLOWED SIGNERS) is there; "
+            "name one with --allowed-signers"
+        )
+    if allowed.resolve().is_relative_to(path.resolve()):
+        raise SpecValidationError(f"{allowed} lies in the bundle that it is to judge")
+    try:
+        return require_signature(bundle.path, allowed).principal
+    except (OSError, ValueError) as error:
+        raise SpecValidationError(f"{path}: {error}") from error
+
+
+def _with_plan(census: Census, proof: Proof) -> Census:
+    """Return a census that also counts what is not as planned."""
+    if not proof.refused:
+        return census
+    counts = {**census.counts, "mismatched": census.counts["mismatched"] + proof.refused}
+    return replace(census, counts=counts, problems=(*census.problems, *proof.problems))
+
+
+def _accept(path: Path, bundle: Bundle, census: Census, options: ImportOptions) -> None:
+    """Refuse what may not be imported; set aside what may be left out."""
+    harmless = ("note", "conflict") if options.resolve == "first" else ("note",)
+    refused = [problem for problem in census.problems if problem.kind not in harmless]
+    if refused and options.quarantine is not None:
+        set_aside(bundle, path, refused, options.quarantine)
+    elif refused:
+        raise _refusal(path, census, refused)
+    missing = census.counts["missing"]
+    if missing and not options.allow_partial:
+        raise IncompleteResultsError(
+            f"{path}: {missing} of {census.items} items have no result yet."
+            " Dispatch the bundle again to finish them, or import what is there with"
+            " --allow-partial.",
+            details={"missing": missing, "census": census.to_dict()},
+        )
 
 
 def _refusal(path: Path, census: Census, refused: list[Problem]) -> ImportRefusedError:
@@ -168,11 +237,11 @@ def _refusal(path: Path, census: Census, refused: list[Problem]) -> ImportRefuse
     return ImportRefusedError(
         "\n  ".join((f"{path}: the results do not prove what they claim:", *shown)),
         code=ErrorCode.SCHEMA_MISMATCH,
-        details={"counts": dict(census.counts)},
+        details={"census": census.to_dict()},
     )
 
 
-def _adopt(store: Store, bundle: Bundle, run: Run) -> ExportedBundle:
+def _adopt(store: Store, bundle: Bundle, path: Path, run: Run) -> ExportedBundle:
     """Enter a bundle into the ledger that another store exported for the same run."""
     items = sum(shard.items for shard in bundle.shards)
     record_export(
@@ -180,7 +249,7 @@ def _adopt(store: Store, bundle: Bundle, run: Run) -> ExportedBundle:
         digest=bundle.digest,
         run=run.key,
         stage=bundle.manifest.stage,
-        path=bundle.path,
+        path=path,
         items=items,
         own=False,
     )
@@ -189,134 +258,86 @@ def _adopt(store: Store, bundle: Bundle, run: Run) -> ExportedBundle:
     return exported
 
 
-def _import_shard(
+def _store(
     store: Store,
-    bundle: Bundle,
-    shard: int,
-    entries: Iterable[Chosen],
-    run: Run,
     exported: ExportedBundle,
+    shards: list[ShardRows],
+    blocks: Iterator[list[Event]],
     totals: _Totals,
-    *,
-    trusted: bool,
 ) -> None:
-    answered = [entry for entry in entries if entry.record is not None]
-    if not answered:
-        return
-    result_digest = hashlib.sha256(
-        b"".join(bytes.fromhex(entry.record.sha256) for entry in answered if entry.record)
-    ).hexdigest()
-    if was_imported(store, exported.key, shard, result_digest):
-        totals.known += 1
-        return
-    plan = PlannedTrials(store, run, bundle, answered)
-    with store.transaction():
-        attempts = _attempts(store, bundle, shard, exported, answered)
-        events = []
-        for entry in answered:
-            event, held = _event(entry, plan, bundle, attempts, totals, trusted=trusted)
-            totals.held += held
-            if event is not None:
-                events.append(event)
-        stored = projections.append(store, events)
-        record_import(
-            store,
-            bundle=exported.key,
-            shard=shard,
-            result_digest=result_digest,
-            counts={"stored": stored, "records": len(answered)},
+    """Write proved rows, one transaction for each shard."""
+    for rows in shards:
+        mine = islice(blocks, rows.blocks)
+        with store.transaction():
+            # Another import of the same results may have been quicker.
+            if was_imported(store, exported.key, rows.shard, rows.result_digest):
+                totals.known += 1
+            else:
+                _store_shard(store, exported, rows, mine, totals)
+        # What was not read belongs to this shard all the same.
+        for _ in mine:
+            pass
+
+
+def _store_shard(
+    store: Store,
+    exported: ExportedBundle,
+    rows: ShardRows,
+    blocks: Iterator[list[Event]],
+    totals: _Totals,
+) -> None:
+    keys = {
+        number: attempt_key(
+            store, bundle=exported.key, shard=rows.shard, attempt=attempt, header=header
         )
+        for number, (attempt, header) in rows.attempts.items()
+    }
+    stored = held = 0
+    for events in blocks:
+        fresh = _fresh(store, events, totals.conflicts)
+        held += len(events) - len(fresh)
+        stored += projections.append(
+            store,
+            [
+                Event(kind, trial, sample, evaluation, keys[number or 0], digest, payload, facts)
+                for kind, trial, sample, evaluation, number, digest, payload, facts in fresh
+            ],
+        )
+    record_import(
+        store,
+        bundle=exported.key,
+        shard=rows.shard,
+        result_digest=rows.result_digest,
+        counts={"stored": stored, "records": rows.records},
+    )
     totals.stored += stored
+    totals.held += held
     totals.imported += 1
 
 
-def _event(
-    entry: Chosen,
-    plan: PlannedTrials,
-    bundle: Bundle,
-    attempts: Mapping[str, int],
-    totals: _Totals,
-    *,
-    trusted: bool,
-) -> tuple[projections.Event | None, int]:
-    """Return the event of a record, or None when the store holds an answer already."""
-    record = entry.record
-    assert record is not None  # noqa: S101 - filtered by the caller
-    planned = plan.of(entry)
-    sample = entry.item.body["sample"]
-    attempt = attempts[record.attempt]
-    if bundle.manifest.stage == "evaluation":
-        evaluation = plan.check_evaluation(entry, planned, trusted=trusted)
-        if record.status != "ok":
-            return None, 0
-        if (planned.key, sample, evaluation) in plan.scored:
-            return None, 1
-        event = projections.Event(
-            projections.EVALUATED,
-            planned.key,
-            sample,
-            evaluation,
-            attempt,
-            record.record,
-            record.content,
-        )
-        return event, 0
-    if not trusted:
-        plan.check_generation(entry, planned)
-    status = planned.samples.get(sample)
-    if status is not None and (status == OK or record.status != "ok"):
-        both_answer = status == OK and record.status == "ok"
-        if both_answer and plan.differs(planned, sample, record.record):
-            totals.conflicts.append(f"trial {planned.hash[:12]} sample {sample}")
-        if status in (OK, MODEL_ERROR):
-            return None, 1
-    event = projections.Event(
-        projections.GENERATED,
-        planned.key,
-        sample,
-        None,
-        attempt,
-        record.record,
-        record.content,
-    )
-    return event, 0
+def _fresh(store: Store, events: list[Event], conflicts: list[str]) -> list[Event]:
+    """Return the events that tell the store something new."""
+    if not events:
+        return events
+    trials = list({event.trial for event in events})
+    if events[0].kind == EVALUATED:
+        scored = projections.scored_states(store, trials)
+        return [e for e in events if (e.trial, e.sample, e.evaluation) not in scored]
+    states = projections.candidate_states(store, trials)
+    if not states:
+        return events
+    fresh = []
+    for event in events:
+        status, held = states.get((event.trial, event.sample), (None, 0))
+        answers = event.facts[0] == OK
+        if status == OK and answers and _differs(store, held, event):
+            conflicts.append(f"trial {trial_hash(store, event.trial)[:12]} sample {event.sample}")
+        if status != OK and (answers or status != MODEL_ERROR):
+            fresh.append(event)
+    return fresh
 
 
-def _header(bundle: Bundle, shard: int, attempt: str) -> dict[str, Any]:
-    """Return what an attempt says about its engine and machine."""
-    reader = AttemptReader(bundle, shard, attempt)
-    next(iter(reader), None)
-    return {} if reader.header is None else reader.header.model_dump()
-
-
-def _endings(bundle: Bundle, shard: int) -> dict[str, dict[str, Any]]:
-    """Return how each attempt at a shard stood when its status file was last written.
-
-    Nothing proves a status file; it is kept for the timeline of a report and for nothing else.
-    """
-    kept = {"state", "outcome", "cause", "updated", "host"}
-    return {
-        status.attempt: status.model_dump(include=kept) for status in read_statuses(bundle, shard)
-    }
-
-
-def _attempts(
-    store: Store,
-    bundle: Bundle,
-    shard: int,
-    exported: ExportedBundle,
-    entries: Iterable[Chosen],
-) -> dict[str, int]:
-    """Return the store's key of each attempt that gave one of these records."""
-    names = {entry.record.attempt for entry in entries if entry.record is not None}
-    endings = _endings(bundle, shard)
-    return {
-        name: attempt_key(
-            store,
-            bundle=exported.key,
-            shard=shard,
-            attempt=name,
-            header={**_header(bundle, shard, name), "status": endings.get(name)},
-        )
-        for name in sorted(names)
-    }
+def _differs(store: Store, held: int, event: Event) -> bool:
+    """Tell whether an answer differs from the one that the store holds."""
+    given = orjson.loads(store.payloads.decode(event.payload))
+    return bool(projections.event_record(store, held).get("text") != given.get("text"))

@@ -1,173 +1,285 @@
 """Tie returned items to the plan: whose they are, and whether they are what was planned.
 
 A bundle that this store exported is known by its digest, and its items need no second look. The
-items of any other bundle are compared with the planned trials part by part.
+items of any other bundle are compared with the planned trials part by part. What proves itself
+goes to the spool; nothing is stored here.
 """
 
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
-from typing import Any
+import hashlib
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, Literal, NamedTuple
+
+import msgspec
 
 from themis import identity
-from themis.errors import ImportRefusedError
+from themis.handoff.spool import ShardRows, Spool
 from themis.storage import projections
-from themis.storage.plans import OK, Run, find_trials, held_candidates, held_scores, trial_key
+from themis.storage.batches import batched
+from themis.storage.ledger import ExportedBundle, was_imported
+from themis.storage.lookups import evaluation_keys, locate_trials
+from themis.storage.plans import OK, FoundTrial, Run, find_trials, trial_key
+from themis.storage.projections import EVALUATED, GENERATED, Event
 from themis.storage.store import Store
-from themis_bundles import Bundle, Chosen, canonical_json, sha256_hex
+from themis_bundles import Bundle, Component, Problem, canonical_json, sha256_hex
+from themis_bundles.records import content_of
+from themis_bundles.results import read_statuses
+from themis_bundles.scan import Entry, Scan
 
-LOOKUP_BATCH = 500
-"""Trials that are looked up with one query."""
+Resolve = Literal["refuse", "first"]
 
+BATCH = 500
+"""Records that are looked up, projected and spooled together."""
 
-@dataclass(frozen=True)
-class Planned:
-    """A planned trial, as the store has it."""
-
-    key: int
-    hash: str
-    slice: int
-    model_hash: str
-    params_hash: str
-    prompt_hash: str
-    item_hash: str
-    item_id: str
-    samples: Mapping[int, int]
-    """The status of each candidate that the store holds."""
+MOST_PROBLEMS = 1000
+"""Problems with the plan that are kept; further ones are only counted."""
 
 
-class PlannedTrials:
-    """The planned trials that a shard's items belong to.
+class _Refs(msgspec.Struct, gc=False):
+    evaluation: int | None = None
+
+
+class _ItemKey(msgspec.Struct, gc=False):
+    """What says whose an item is; the rest of its line is not even parsed."""
+
+    id: str
+    sample: int
+    refs: _Refs
+
+
+class _Answered(NamedTuple):
+    """An item that has a record."""
+
+    seq: int
+    key: _ItemKey
+    body: Mapping[str, Any] | None
+    """The whole item, where it has to be compared with the plan."""
+    entry: Entry
+
+
+class _PlanError(Exception):
+    """An item or record is not what was planned."""
+
+    def __init__(self, rule: str, *, of_record: bool = False) -> None:
+        super().__init__(rule)
+        self.of_record = of_record
+
+
+class Proof:
+    """Takes the proved records of each shard, ties them to the plan, and spools their rows.
+
+    Args:
+        store: The store.
+        run: The run that the bundle names.
+        bundle: The bundle.
+        exported: What the ledger says about it; None when it does not know it.
+        spool: Where the rows go.
+        resolve: What to do with answers that differ.
 
     Attributes:
-        scored: The (trial, sample, evaluation) that the store holds with every score.
+        shards: What was spooled, shard by shard.
+        known: How many shards were imported before with just these results.
+        problems: What is not as planned, the first `MOST_PROBLEMS` of it.
+        refused: How many records are not as planned.
     """
 
-    def __init__(self, store: Store, run: Run, bundle: Bundle, entries: Iterable[Chosen]) -> None:
+    def __init__(
+        self,
+        store: Store,
+        run: Run,
+        bundle: Bundle,
+        exported: ExportedBundle | None,
+        spool: Spool,
+        resolve: Resolve,
+    ) -> None:
+        self.shards: list[ShardRows] = []
+        self.known = 0
+        self.problems: list[Problem] = []
+        self.refused = 0
         self._store = store
         self._run = run
         self._bundle = bundle
-        self._components = bundle.components()
-        self._found: dict[str, Planned] = {}
-        self._evaluations: dict[tuple[int, str], int] = {
-            (slice_, evaluation_hash): evaluation
-            for slice_, evaluation_hash, evaluation in store.db.execute(
-                "SELECT r.slice, s.hash, r.evaluation FROM run_scores r"
-                " JOIN specs s ON s.id = r.evaluation WHERE r.run = ?",
-                (run.key,),
+        self._exported = exported
+        self._own = exported is not None and exported.own
+        self._spool = spool
+        self._resolve: Resolve = resolve
+        self._evaluations = evaluation_keys(store, run)
+        self._key = msgspec.json.Decoder(_ItemKey).decode
+        self._evaluation = bundle.manifest.stage == "evaluation"
+
+    def take(self, joined: Scan) -> None:
+        """Take the records of a shard; `themis_bundles.verify` calls this for each shard."""
+        shard = joined.shard_index
+        digest = _results_digest(joined, self._resolve)
+        exported = self._exported
+        if exported is not None and was_imported(self._store, exported.key, shard, digest):
+            self.known += 1
+            return
+        records = blocks = 0
+        used: set[int] = set()
+        for batch in batched(self._answered(joined), BATCH):
+            events = self._events(joined, batch)
+            used.update([event.attempt for event in events if event.attempt is not None])
+            self._spool.add(events)
+            records, blocks = records + len(batch), blocks + 1
+        if records:
+            attempts = _provenance(joined, used)
+            self.shards.append(ShardRows(shard, digest, attempts, records, blocks))
+
+    def _answered(self, joined: Scan) -> Iterator[_Answered]:
+        """Give every item that has a record, in order."""
+        shard = self._bundle.shard(joined.shard_index)
+        records = joined.records(resolve=self._resolve)
+        place, entry = next(records, (-1, None))
+        for index, (line, body) in enumerate(self._items(joined.shard_index)):
+            if index == place and entry is not None:
+                yield _Answered(shard.first_seq + index, self._key(line), body, entry)
+                place, entry = next(records, (-1, None))
+
+    def _items(self, shard: int) -> Iterator[tuple[bytes, Mapping[str, Any] | None]]:
+        if self._own:
+            return ((line, None) for line in self._bundle.iter_lines(shard))
+        return ((item.line, item.body) for item in self._bundle.iter_items(shard))
+
+    def _events(self, joined: Scan, batch: Sequence[_Answered]) -> list[Event]:
+        ids = list(dict.fromkeys(answered.key.id for answered in batch))
+        trials = locate_trials(self._store, self._run, ids)
+        details = {} if self._own else self._details(ids)
+        events = []
+        for answered in batch:
+            try:
+                event = self._event(joined, answered, trials, details)
+            except _PlanError as error:
+                self._refuse(joined, answered, error)
+            else:
+                if event is not None:
+                    events.append(event)
+        return events
+
+    def _details(self, ids: Sequence[str]) -> dict[str, FoundTrial]:
+        found = find_trials(self._store, self._run, [trial_key(trial) for trial in ids])
+        return {trial.hash.hex()[: identity.ID_LENGTH]: trial for trial in found}
+
+    def _event(
+        self,
+        joined: Scan,
+        answered: _Answered,
+        trials: Mapping[str, tuple[int, int]],
+        details: Mapping[str, FoundTrial],
+    ) -> Event | None:
+        """Return the event of a record, or None when it is nothing to store."""
+        key, entry, body = answered.key, answered.entry, answered.body
+        found = trials.get(key.id)
+        if found is None or key.sample >= self._run.num_samples:
+            raise _PlanError(f"it is not planned in run {self._run.run_id}")
+        trial, slice_ = found
+        candidate = (trial, key.sample)
+        if not self._evaluation:
+            if body is not None:
+                self._check_generation(body, details[key.id])
+            content = content_of(joined.line(entry))
+            return projections.new_event(
+                self._store, GENERATED, candidate, content, attempt=entry.attempt
             )
-        }
-        self.scored: set[tuple[int, int, int]] = set()
-        ids = sorted({entry.item.body["id"] for entry in entries})
-        for start in range(0, len(ids), LOOKUP_BATCH):
-            self._load([trial_key(trial_id) for trial_id in ids[start : start + LOOKUP_BATCH]])
+        component = self._bundle.components()[key.refs.evaluation or 0]
+        evaluation = self._evaluations.get((slice_, component.sha256))
+        if evaluation is None:
+            raise _PlanError("its score pass is not planned for its slice")
+        if body is not None:
+            self._check_scored(body, details[key.id], component)
+        if entry.rank != OK:
+            return None
+        event = projections.new_event(
+            self._store,
+            EVALUATED,
+            candidate,
+            content_of(joined.line(entry)),
+            evaluation=evaluation,
+            attempt=entry.attempt,
+        )
+        _check_metrics(event, component)
+        return event
 
-    def of(self, entry: Chosen) -> Planned:
-        """Return the planned trial of an item.
+    def _refuse(self, joined: Scan, answered: _Answered, error: _PlanError) -> None:
+        self.refused += 1
+        if self.refused > MOST_PROBLEMS:
+            return
+        message = f"item {answered.seq}: {error}"
+        if error.of_record:
+            problem = joined.problem(answered.entry, "plan", message, "mismatched")
+        else:
+            path = f"data/{self._bundle.shard(joined.shard_index).path}"
+            problem = Problem(path, None, None, "plan", message, "mismatched")
+        self.problems.append(problem)
 
-        Raises:
-            ImportRefusedError: The run has no such trial or sample.
-        """
-        planned = self._found.get(entry.item.body["id"])
-        if planned is None or entry.item.body["sample"] >= self._run.num_samples:
-            raise self._refused(entry, f"the item is not planned in run {self._run.run_id}")
-        return planned
-
-    def check_generation(self, entry: Chosen, planned: Planned) -> None:
-        """Compare an item with the trial it claims to be, part by part.
-
-        Raises:
-            ImportRefusedError: A part differs; the message names it.
-        """
-        body = entry.item.body
+    def _check_generation(self, body: Mapping[str, Any], planned: FoundTrial) -> None:
+        """Compare an item with the trial that it claims to be, part by part."""
+        components = self._bundle.components()
         refs, request = body["refs"], body["request"]
-        params = self._components[refs["params"]]
-        candidate = identity.candidate_id(planned.hash, body["sample"])
+        params = components[refs["params"]]
+        candidate = identity.candidate_id(planned.hash.hex(), body["sample"])
         base = params.body.get("seed")
         seed = identity.candidate_seed(self._run.global_seed if base is None else base, candidate)
+        asked = identity.prompt_hash(request["messages"], request.get("continuations"))
         for what, claimed, expected in (
-            ("model", self._components[refs["model"]].sha256, planned.model_hash),
+            ("model", components[refs["model"]].sha256, planned.model_hash),
             ("parameters", params.sha256, planned.params_hash),
-            ("prompt", identity.prompt_hash(request["messages"]), planned.prompt_hash),
+            ("prompt", asked, planned.prompt_hash.hex()),
             ("seed", request["seed"], seed),
         ):
             if claimed != expected:
-                raise self._refused(entry, f"its {what} is not the planned one")
+                raise _PlanError(f"its {what} is not the planned one")
 
-    def check_evaluation(self, entry: Chosen, planned: Planned, *, trusted: bool) -> int:
-        """Return the key of the score pass that an item belongs to, and check its metrics.
-
-        Raises:
-            ImportRefusedError: The score pass is not planned; the metrics are other ones; or,
-                when the bundle is not trusted, it scored another answer or item.
-        """
-        refs = entry.item.body["refs"]
-        component = self._components[refs["evaluation"]]
-        found = self._evaluations.get((planned.slice, component.sha256))
-        if found is None:
-            raise self._refused(entry, "its score pass is not planned for its slice")
-        record = entry.record
-        if record is not None and record.status == "ok":
-            asked = sorted(metric["id"] for metric in component.body["metrics"])
-            given = sorted(score["metric"] for score in record.record["scores"])
-            if asked != given:
-                raise self._refused(entry, f"it has scores for {given}, asked were {asked}")
-        if not trusted:
-            self._check_scored_answer(entry, planned, component.body.get("transform"))
-        return found
-
-    def differs(self, planned: Planned, sample: int, record: Mapping[str, Any]) -> bool:
-        """Tell whether an answer differs from the one that the store holds."""
-        (event,) = self._store.db.execute(
-            "SELECT event FROM candidates WHERE trial = ? AND sample = ?", (planned.key, sample)
-        ).fetchone()
-        held = projections.event_record(self._store, event)
-        return bool(held.get("text") != record.get("text"))
-
-    def _check_scored_answer(self, entry: Chosen, planned: Planned, transform: str | None) -> None:
-        body = entry.item.body
+    def _check_scored(
+        self, body: Mapping[str, Any], planned: FoundTrial, evaluation: Component
+    ) -> None:
+        """Compare what an item says was scored with what the store holds."""
         sample, parse = body["sample"], body["refs"]["transform"]
-        claimed = None if parse is None else self._components[parse].sha256
-        if claimed != transform:
-            raise self._refused(entry, "its parse is not that of its score pass")
-        if planned.samples.get(sample) != OK:
-            raise self._refused(entry, "the store holds no answer that could have been scored")
-        (digest,) = self._store.db.execute(
-            "SELECT e.digest FROM candidates c JOIN events e ON e.seq = c.event"
-            " WHERE c.trial = ? AND c.sample = ?",
-            (planned.key, sample),
-        ).fetchone()
-        if sha256_hex(canonical_json(body["output"])) != digest.hex():
-            raise self._refused(entry, "the answer that it scored is not the stored one")
+        claimed = None if parse is None else self._bundle.components()[parse].sha256
+        if claimed != evaluation.body.get("transform"):
+            raise _PlanError("its parse is not that of its score pass")
+        states = projections.candidate_states(self._store, [planned.key])
+        status, event = states.get((planned.key, sample), (None, 0))
+        if status != OK:
+            raise _PlanError("the store holds no answer that could have been scored")
+        answer = hashlib.sha256(canonical_json(body["output"])).digest()
+        if answer != projections.event_digest(self._store, event):
+            raise _PlanError("the answer that it scored is not the stored one")
         content = identity.digest(body["payload"])
         if planned.item_id.startswith(f"{content}~"):
             # A repeated row without an id of its own: `themis.planning.items` numbers it.
             content = sha256_hex(planned.item_id.encode())
-        if content != planned.item_hash:
-            raise self._refused(entry, "its dataset item is not the planned one")
+        if content != planned.item_hash.hex():
+            raise _PlanError("its dataset item is not the planned one")
 
-    def _load(self, keys: list[bytes]) -> None:
-        """Find the trials of these keys, and what the store holds of their candidates."""
-        held: dict[int, dict[int, int]] = {}
-        for trial, sample, status in held_candidates(self._store, keys):
-            held.setdefault(trial, {})[sample] = status
-        if self._bundle.manifest.stage == "evaluation":
-            self.scored.update(held_scores(self._store, keys))
-        for row in find_trials(self._store, self._run, keys):
-            key, trial_hash, slice_, model, params, prompt, item, item_id = row
-            found = Planned(
-                key=key,
-                hash=trial_hash.hex(),
-                slice=slice_,
-                model_hash=model,
-                params_hash=params,
-                prompt_hash=prompt.hex(),
-                item_hash=item.hex(),
-                item_id=item_id,
-                samples=held.get(key, {}),
-            )
-            self._found[found.hash[: identity.ID_LENGTH]] = found
 
-    def _refused(self, entry: Chosen, rule: str) -> ImportRefusedError:
-        return ImportRefusedError(
-            f"{self._bundle.path}: item {entry.item.seq}: {rule}; nothing of its shard was stored"
-        )
+def _check_metrics(event: Event, component: Component) -> None:
+    asked = sorted(metric["id"] for metric in component.body["metrics"])
+    given = sorted(name for name, _, _ in event.facts)
+    if asked != given:
+        raise _PlanError(f"it has scores for {given}, asked were {asked}", of_record=True)
+
+
+def _results_digest(joined: Scan, resolve: Resolve) -> str:
+    """Return what the ledger knows the results of a shard by: the files, and who is chosen."""
+    digest = hashlib.sha256(resolve.encode())
+    for reader in joined.readers:
+        digest.update(f"\n{reader.attempt} {reader.sha256}".encode())
+    return digest.hexdigest()
+
+
+def _provenance(joined: Scan, used: set[int]) -> dict[int, tuple[str, Mapping[str, Any]]]:
+    """Return what each attempt says about its engine and machine, and how it stood at last.
+
+    Nothing proves a status file; it is kept for the timeline of a report and for nothing else.
+    """
+    kept = {"state", "outcome", "cause", "updated", "host"}
+    endings = {
+        status.attempt: status.model_dump(include=kept)
+        for status in read_statuses(joined.bundle, joined.shard_index)
+    }
+    found: dict[int, tuple[str, Mapping[str, Any]]] = {}
+    for number in sorted(used, key=lambda number: joined.readers[number].attempt):
+        reader = joined.readers[number]
+        header = {} if reader.header is None else reader.header.model_dump()
+        found[number] = reader.attempt, {**header, "status": endings.get(reader.attempt)}
+    return found

@@ -11,13 +11,14 @@ REASONS = "problems.jsonl"
 """The file that says what is wrong, one problem in each line."""
 
 
-def set_aside(bundle: Bundle, problems: Sequence[Problem], quarantine: Path) -> Path:
+def set_aside(bundle: Bundle, path: Path, problems: Sequence[Problem], quarantine: Path) -> Path:
     """Copy the result files that problems were found in, and write the reasons beside them.
 
     The bundle itself stays as it is: its damaged records are refused again by every reader.
 
     Args:
-        bundle: The bundle.
+        bundle: The bundle, or a copy of it.
+        path: What the user calls it.
         problems: What was found.
         quarantine: The directory; each bundle gets a folder of its own in it.
 
@@ -30,7 +31,7 @@ def set_aside(bundle: Bundle, problems: Sequence[Problem], quarantine: Path) -> 
     unproved = [problem for problem in problems if not problem.path.startswith("results/")]
     if unproved:
         raise ImportRefusedError(
-            f"{bundle.path}: the bundle itself is damaged, so no result of it can be proved:\n  "
+            f"{path}: the bundle itself is damaged, so no result of it can be proved:\n  "
             + "\n  ".join(map(str, unproved[:20]))
         )
     folder = quarantine / bundle.digest[:12]

@@ -18,6 +18,7 @@ from themis.storage import projections
 from themis.storage.batches import without_cycle_collector
 from themis.storage.plans import OK, Run, ScorePass, score_passes
 from themis.storage.store import Store
+from themis_bundles import canonical_json
 
 BATCH = 1000
 """Scores per transaction."""
@@ -57,13 +58,12 @@ def score_pending(
         # A batch belongs to one score pass.
         scorer = compile_pass(batch[0].transform, batch[0].evaluation, session.registry)
         events = [
-            projections.Event(
+            projections.new_event(
+                session.store,
                 projections.EVALUATED,
-                pending.trial,
-                pending.sample,
-                pending.score_pass.evaluation,
-                None,
-                scorer.score(pending.output, pending.payload).to_record(),
+                (pending.trial, pending.sample),
+                canonical_json(scorer.score(pending.output, pending.payload).to_record()),
+                evaluation=pending.score_pass.evaluation,
             )
             for pending in batch
         ]

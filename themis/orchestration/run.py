@@ -11,7 +11,7 @@ from pathlib import Path
 
 from themis.generation.worker import ShardOutcome, WorkOptions, work_shard
 from themis.handoff.export import DEFAULT_SHARD_ITEMS, export_generation
-from themis.handoff.importing import ImportReport, import_results
+from themis.handoff.importing import ImportOptions, ImportReport, import_results
 from themis.handoff.register import RegisteredPlan, register_plan
 from themis.handoff.scoring import score_pending
 from themis.handoff.session import Session
@@ -127,7 +127,9 @@ def _generate(
 
 def _import(session: Session, path: Path, dispatch: Dispatch) -> ImportReport:
     results = dispatch.results(path)
-    return import_results(session.store, path, results=results, allow_partial=True)
+    # The bundle and its results are this run's own, so nothing is copied first.
+    options = ImportOptions(allow_partial=True, in_place=True)
+    return import_results(session.store, path, results=results, options=options)
 
 
 def _records_imported(session: Session, bundle: int) -> int:

@@ -30,12 +30,30 @@ class Payloads:
 
     def encode(self, data: bytes) -> bytes:
         """Return what the database keeps for `data`; a large payload goes to a file first."""
+        packed = self.pack(data)
+        if len(packed) <= LARGEST_IN_DATABASE:
+            return packed
+        return self.keep(packed, hashlib.sha256(data).digest())
+
+    def pack(self, data: bytes) -> bytes:
+        """Return `data` compressed, as `keep` takes it; nothing is written."""
         if len(data) < SMALLEST_TO_COMPRESS:
             return PLAIN + data
         compressed = self._compressor.compress(data)
-        if len(compressed) > LARGEST_IN_DATABASE:
-            return FILE + self._write_file(data, compressed)
-        return ZSTD + compressed if len(compressed) < len(data) else PLAIN + data
+        smaller = len(compressed) < len(data) or len(compressed) >= LARGEST_IN_DATABASE
+        return ZSTD + compressed if smaller else PLAIN + data
+
+    def keep(self, packed: bytes, digest: bytes) -> bytes:
+        """Return what the database keeps for packed data; a large one goes to a file first.
+
+        Args:
+            packed: What `pack` gave.
+            digest: SHA-256 of what `pack` was given.
+        """
+        if len(packed) <= LARGEST_IN_DATABASE:
+            return packed
+        self._write_file(digest, packed[1:])
+        return FILE + digest
 
     def decode(self, stored: bytes) -> bytes:
         """Return the payload that `encode` was given.
@@ -54,11 +72,10 @@ class Payloads:
         name = digest.hex()
         return self._directory / name[:2] / f"{name}.zst"
 
-    def _write_file(self, data: bytes, compressed: bytes) -> bytes:
-        digest = hashlib.sha256(data).digest()
+    def _write_file(self, digest: bytes, compressed: bytes) -> None:
         path = self._path(digest)
         if path.exists():
-            return digest
+            return
         path.parent.mkdir(parents=True, exist_ok=True)
         temporary = path.with_name(f"{path.name}.{secrets.token_hex(4)}.tmp")
         with temporary.open("xb") as file:
@@ -66,7 +83,6 @@ class Payloads:
             file.flush()
             os.fsync(file.fileno())
         temporary.rename(path)
-        return digest
 
     def _read_file(self, digest: bytes) -> bytes:
         path = self._path(digest)

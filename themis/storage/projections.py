@@ -7,16 +7,15 @@ ones, so a rebuilt store has the same rows.
 
 import hashlib
 import json
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
 
+import msgspec
 import orjson
 
 from themis.storage.plans import INFRA_ERROR, MODEL_ERROR, OK
 from themis.storage.schema import PROJECTIONS
 from themis.storage.store import Store, now
-from themis_bundles import canonical_json
 
 GENERATED, EVALUATED = 1, 2
 """What `events.kind` holds."""
@@ -25,53 +24,109 @@ SCORED, METRIC_FAILED, EXTRACTION_FAILED = 0, 4, 3
 """What `scores.status` holds; the numbers are those of `themis.records.score_table`."""
 
 
-@dataclass(frozen=True, slots=True)
-class Event:
-    """Something that happened to a candidate, before the store numbers it."""
+class Event(NamedTuple):
+    """Something that happened to a candidate, ready to be stored."""
 
     kind: int
+    """GENERATED or EVALUATED."""
+
     trial: int
     sample: int
     evaluation: int | None
     attempt: int | None
-    record: Mapping[str, Any]
-    data: bytes | None = None
-    """The canonical bytes of the record, where they are at hand."""
+
+    digest: bytes
+    """SHA-256 of the record's canonical bytes."""
+
+    payload: bytes
+    """The record, packed by `Payloads.pack`."""
+
+    facts: Sequence[Any]
+    """What the projection says about it: the columns of a candidate after its key, or the
+    (metric, status, value) of each score."""
 
 
-def append(store: Store, events: Iterable[Event]) -> int:
+class _Usage(msgspec.Struct, gc=False):
+    prompt_tokens: int | None = None
+    completion_tokens: int | None = None
+
+
+class _Failure(msgspec.Struct, gc=False):
+    kind: str
+    code: str | None = None
+    message: str = ""
+
+
+class _Generated(msgspec.Struct, gc=False):
+    """What a candidate's row takes from its record; the rest is not even parsed."""
+
+    finish_reason: str | None = None
+    usage: _Usage | None = None
+    latency_ms: float | None = None
+    error: _Failure | None = None
+
+
+_generated = msgspec.json.Decoder(_Generated).decode
+
+
+def new_event(
+    store: Store,
+    kind: int,
+    candidate: tuple[int, int],
+    data: bytes,
+    *,
+    evaluation: int | None = None,
+    attempt: int | None = None,
+) -> Event:
+    """Return an event for a record; nothing is written.
+
+    Args:
+        store: The store, whose codec packs the payload.
+        kind: GENERATED or EVALUATED.
+        candidate: The trial and sample.
+        data: The canonical bytes of the record.
+        evaluation: The score pass of an evaluation.
+        attempt: The attempt that gave the record; None when this process made it.
+    """
+    trial, sample = candidate
+    digest = hashlib.sha256(data).digest()
+    payload = store.payloads.pack(data)
+    return Event(kind, trial, sample, evaluation, attempt, digest, payload, _facts(kind, data))
+
+
+def append(store: Store, events: Sequence[Event]) -> int:
     """Append events and apply them to the projections; call inside a transaction.
 
     Returns:
         How many events were appended.
     """
-    encode = store.payloads.encode
+    keep = store.payloads.keep
     at = now()
+    first = _next_seq(store)
+    store.db.executemany(
+        "INSERT INTO events VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
+        [
+            (seq, kind, trial, sample, evaluation, attempt, at, digest, keep(payload, digest))
+            for seq, (kind, trial, sample, evaluation, attempt, digest, payload, _) in enumerate(
+                events, first
+            )
+        ],
+    )
+    _apply(
+        store,
+        [
+            (seq, event.kind, event.trial, event.sample, event.evaluation, event.facts)
+            for seq, event in enumerate(events, first)
+        ],
+    )
+    return len(events)
+
+
+def _next_seq(store: Store) -> int:
     (last,) = store.db.execute("SELECT coalesce(max(seq), 0) FROM events").fetchone()
     # AUTOINCREMENT never reuses a number, even of a deleted row.
     sequence = store.db.execute("SELECT seq FROM sqlite_sequence WHERE name = 'events'").fetchone()
-    seq = max(last, sequence[0] if sequence else 0)
-    rows, applied = [], []
-    for event in events:
-        seq += 1
-        data = canonical_json(event.record) if event.data is None else event.data
-        rows.append(
-            (
-                seq,
-                event.kind,
-                event.trial,
-                event.sample,
-                event.evaluation,
-                event.attempt,
-                at,
-                hashlib.sha256(data).digest(),
-                encode(data),
-            )
-        )
-        applied.append((seq, event))
-    store.db.executemany("INSERT INTO events VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)", rows)
-    _apply(store, applied)
-    return len(rows)
+    return int(max(last, sequence[0] if sequence else 0)) + 1
 
 
 def rebuild(store: Store) -> int:
@@ -84,9 +139,9 @@ def rebuild(store: Store) -> int:
         for table in PROJECTIONS:
             db.execute(f"DELETE FROM {table}")  # noqa: S608 - fixed names
         count = 0
-        batch: list[tuple[int, Event]] = []
-        for seq, event in _stored_events(store):
-            batch.append((seq, event))
+        batch: list[_Applied] = []
+        for applied in _stored_events(store):
+            batch.append(applied)
             count += 1
             if len(batch) == 2000:  # noqa: PLR2004
                 _apply(store, batch)
@@ -95,26 +150,33 @@ def rebuild(store: Store) -> int:
     return count
 
 
-def _stored_events(store: Store) -> Iterator[tuple[int, Event]]:
+_Applied = tuple[int, int, int, int, int | None, Sequence[Any]]
+"""seq, kind, trial, sample, evaluation and facts of an event."""
+
+
+def _stored_events(store: Store) -> Iterator[_Applied]:
     rows = store.db.execute(
-        "SELECT seq, kind, trial, sample, evaluation, attempt, payload FROM events ORDER BY seq"
+        "SELECT seq, kind, trial, sample, evaluation, payload FROM events ORDER BY seq"
     )
-    for seq, kind, trial, sample, evaluation, attempt, payload in rows:
-        record = orjson.loads(store.payloads.decode(payload))
-        yield seq, Event(kind, trial, sample, evaluation, attempt, record)
+    decode = store.payloads.decode
+    for seq, kind, trial, sample, evaluation, payload in rows:
+        yield seq, kind, trial, sample, evaluation, _facts(kind, decode(payload))
 
 
-def _apply(store: Store, events: Iterable[tuple[int, Event]]) -> None:
+def _apply(store: Store, events: Iterable[_Applied]) -> None:
     candidates: list[tuple[Any, ...]] = []
     scored: list[tuple[Any, ...]] = []
     scores: list[tuple[Any, ...]] = []
     metric_keys: dict[str, int] = {}
-    for seq, event in events:
-        if event.kind == GENERATED:
-            candidates.append(_candidate_row(seq, event))
-        else:
-            scored.append((event.trial, event.sample, event.evaluation))
-            scores.extend(_score_rows(store, metric_keys, seq, event))
+    for seq, kind, trial, sample, evaluation, facts in events:
+        if kind == GENERATED:
+            candidates.append((trial, sample, *facts, seq))
+            continue
+        scored.append((trial, sample, evaluation))
+        for name, status, value in facts:
+            if name not in metric_keys:
+                metric_keys[name] = _metric_key(store, name)
+            scores.append((trial, sample, evaluation, metric_keys[name], status, value, seq))
     # An answer is never replaced; a failure is, by whatever comes later.
     store.db.executemany(
         "INSERT INTO candidates VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
@@ -131,27 +193,22 @@ def _apply(store: Store, events: Iterable[tuple[int, Event]]) -> None:
     store.db.executemany("INSERT OR REPLACE INTO scores VALUES (?, ?, ?, ?, ?, ?, ?)", scores)
 
 
-def _candidate_row(seq: int, event: Event) -> tuple[Any, ...]:
-    record = event.record
-    error = record.get("error")
+def _facts(kind: int, data: bytes) -> Sequence[Any]:
+    """Return what a projection says about a record."""
+    if kind == EVALUATED:
+        record = orjson.loads(data)
+        return [
+            (score["metric"], score_status(record, score), score["value"])
+            for score in record["scores"]
+        ]
+    found = _generated(data)
+    error = found.error
     if error is None:
-        usage = record.get("usage") or {}
-        return (
-            event.trial,
-            event.sample,
-            OK,
-            record.get("finish_reason"),
-            usage.get("prompt_tokens"),
-            usage.get("completion_tokens"),
-            record.get("latency_ms"),
-            None,
-            None,
-            seq,
-        )
-    status = MODEL_ERROR if error.get("kind") == "model" else INFRA_ERROR
-    message = str(error.get("message", ""))
-    code = error.get("code")
-    return event.trial, event.sample, status, None, None, None, None, code, message, seq
+        usage = found.usage or _Usage()
+        tokens = usage.prompt_tokens, usage.completion_tokens
+        return OK, found.finish_reason, *tokens, found.latency_ms, None, None
+    status = MODEL_ERROR if error.kind == "model" else INFRA_ERROR
+    return status, None, None, None, None, error.code, error.message
 
 
 def score_status(record: Mapping[str, Any], score: Mapping[str, Any]) -> int:
@@ -163,22 +220,42 @@ def score_status(record: Mapping[str, Any], score: Mapping[str, Any]) -> int:
     return EXTRACTION_FAILED if unreadable else SCORED
 
 
-def _score_rows(
-    store: Store, metric_keys: dict[str, int], seq: int, event: Event
-) -> Iterator[tuple[Any, ...]]:
-    for score in event.record["scores"]:
-        status = score_status(event.record, score)
-        name = score["metric"]
-        if name not in metric_keys:
-            metric_keys[name] = _metric_key(store, name)
-        metric = metric_keys[name]
-        yield event.trial, event.sample, event.evaluation, metric, status, score["value"], seq
-
-
 def _metric_key(store: Store, name: str) -> int:
     store.db.execute("INSERT INTO metrics (name) VALUES (?) ON CONFLICT DO NOTHING", (name,))
     row = store.db.execute("SELECT id FROM metrics WHERE name = ?", (name,)).fetchone()
     return int(row[0])
+
+
+def candidate_states(store: Store, trials: Sequence[int]) -> dict[tuple[int, int], tuple[int, int]]:
+    """Return the status and the event of every candidate of these trials, by trial and sample.
+
+    Args:
+        store: The store.
+        trials: At most a thousand or so trials at a time.
+    """
+    marks = ",".join("?" * len(trials))
+    rows = store.db.execute(
+        f"SELECT trial, sample, status, event FROM candidates WHERE trial IN ({marks})",  # noqa: S608
+        trials,
+    )
+    return {(trial, sample): (status, event) for trial, sample, status, event in rows}
+
+
+def scored_states(store: Store, trials: Sequence[int]) -> set[tuple[int, int, int]]:
+    """Return each (trial, sample, evaluation) of these trials that no failed metric leaves open."""
+    marks = ",".join("?" * len(trials))
+    rows = store.db.execute(
+        f"SELECT trial, sample, evaluation FROM scores WHERE trial IN ({marks})"  # noqa: S608
+        " GROUP BY trial, sample, evaluation HAVING sum(status = ?) = 0",
+        (*trials, METRIC_FAILED),
+    )
+    return set(rows)
+
+
+def event_digest(store: Store, seq: int) -> bytes:
+    """Return the digest of an event's record."""
+    (digest,) = store.db.execute("SELECT digest FROM events WHERE seq = ?", (seq,)).fetchone()
+    return bytes(digest)
 
 
 def event_record(store: Store, seq: int) -> dict[str, Any]:

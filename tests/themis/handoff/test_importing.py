@@ -14,7 +14,11 @@ import zstandard
 from themis.errors import ImportRefusedError, SpecValidationError
 from themis.generation.worker import WorkOptions, work_shard
 from themis.handoff.export import export_evaluation, export_generation, export_remaining
-from themis.handoff.importing import IncompleteResultsError, import_results
+from themis.handoff.importing import (
+    ImportOptions,
+    IncompleteResultsError,
+    import_results,
+)
 from themis.handoff.register import register_plan
 from themis.handoff.scoring import score_pending
 from themis.handoff.session import Session
@@ -30,6 +34,7 @@ Make = Callable[..., Session]
 
 ITEMS = 12
 OPTIONS = WorkOptions()
+PARTIAL = ImportOptions(allow_partial=True)
 
 
 @pytest.fixture
@@ -73,7 +78,7 @@ def test_a_partial_return_is_refused_unless_asked_for(
         import_results(session.store, bundle)
     assert caught.value.exit_code == 1
     assert events(session) == 0
-    assert import_results(session.store, bundle, allow_partial=True).stored == 5
+    assert import_results(session.store, bundle, options=PARTIAL).stored == 5
     work(bundle)
     assert import_results(session.store, bundle).stored == 7
 
@@ -82,7 +87,7 @@ def test_a_dry_run_stores_nothing(exported: tuple[Session, Run, Path]) -> None:
     session, _, bundle = exported
     work(bundle)
 
-    report = import_results(session.store, bundle, dry_run=True)
+    report = import_results(session.store, bundle, options=ImportOptions(dry_run=True))
 
     assert report.census.complete
     assert (report.stored, events(session)) == (0, 0)
@@ -99,7 +104,7 @@ def test_a_flipped_bit_in_a_result_is_refused_and_nothing_is_stored(
     path.write_bytes(data)
 
     with pytest.raises(ImportRefusedError, match="results/00002/") as caught:
-        import_results(session.store, bundle, allow_partial=True)
+        import_results(session.store, bundle, options=PARTIAL)
 
     assert caught.value.exit_code == 3
     assert events(session) == 0
@@ -145,7 +150,7 @@ def test_a_forged_record_is_refused_and_nothing_is_stored(
     forge(path, forgery)
 
     with pytest.raises(ImportRefusedError, match="do not prove what they claim"):
-        import_results(session.store, bundle, allow_partial=True)
+        import_results(session.store, bundle, options=PARTIAL)
 
     assert events(session) == 0
 
@@ -296,7 +301,7 @@ def test_the_rest_of_a_bundle_can_be_done_in_other_shards_and_each_item_counts_o
     assert rest is not None
     work(rest.path)
     first = import_results(session.store, rest.path)
-    second = import_results(session.store, bundle, allow_partial=True)
+    second = import_results(session.store, bundle, options=PARTIAL)
     work(bundle)
     third = import_results(session.store, bundle)
 
@@ -317,7 +322,9 @@ def test_quarantine_takes_what_is_refused_and_imports_the_rest(
     forge(path, swap_answers)
 
     report = import_results(
-        session.store, bundle, allow_partial=True, quarantine=tmp_path / "quarantine"
+        session.store,
+        bundle,
+        options=ImportOptions(allow_partial=True, quarantine=tmp_path / "quarantine"),
     )
 
     folder = tmp_path / "quarantine" / report.bundle[:12]
@@ -340,7 +347,9 @@ def test_a_damaged_bundle_is_never_imported_around(
 
     with pytest.raises(Exception, match=r"items/00000"):
         import_results(
-            session.store, bundle, allow_partial=True, quarantine=tmp_path / "quarantine"
+            session.store,
+            bundle,
+            options=ImportOptions(allow_partial=True, quarantine=tmp_path / "quarantine"),
         )
 
     assert events(session) == 0
@@ -368,8 +377,10 @@ def test_different_answers_to_one_item_are_a_conflict_for_a_person(
         receipt.unlink()
 
     with pytest.raises(ImportRefusedError, match="--resolve first"):
-        import_results(session.store, bundle, allow_partial=True)
-    report = import_results(session.store, bundle, allow_partial=True, resolve="first")
+        import_results(session.store, bundle, options=PARTIAL)
+    report = import_results(
+        session.store, bundle, options=ImportOptions(allow_partial=True, resolve="first")
+    )
 
     assert report.stored == 5
     (event,) = session.store.db.execute("SELECT event FROM candidates LIMIT 1").fetchone()
@@ -415,7 +426,7 @@ def test_a_failure_of_the_machine_stays_open_without_being_asked(
 ) -> None:
     session, run, bundle = exported
     fail(bundle, 0, "infra")
-    import_results(session.store, bundle, allow_partial=True)
+    import_results(session.store, bundle, options=PARTIAL)
 
     again = export_generation(session, run, tmp_path / "again")
 
@@ -545,13 +556,13 @@ def test_a_later_import_of_an_attempt_brings_its_later_end(
     writer.append(items[0].seq, items[0].sha256, "ok", answer)
     writer.flush()
     writer.status(force=True)
-    import_results(session.store, bundle, allow_partial=True)
+    import_results(session.store, bundle, options=PARTIAL)
     (running,) = attempt_timings(session.store, run)
 
     for item in items[1:]:
         writer.append(item.seq, item.sha256, "ok", answer)
     writer.close("complete")
-    import_results(session.store, bundle, allow_partial=True)
+    import_results(session.store, bundle, options=PARTIAL)
     (ended,) = attempt_timings(session.store, run)
 
     assert (running.outcome, running.records) == (None, 1)
