@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from themis.evaluation.registry import PluginRegistry as PluginRegistry
+    from themis.results.result import BenchmarkResult as BenchmarkResult
     from themis.specs import BenchmarkSpec as BenchmarkSpec
     from themis.specs import DatasetQuerySpec as DatasetQuerySpec
     from themis.specs import DatasetSpec as DatasetSpec
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _HOMES = {
+    "BenchmarkResult": "themis.results.result",
     "PluginRegistry": "themis.evaluation.registry",
     **dict.fromkeys(
         (

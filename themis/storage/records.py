@@ -4,7 +4,7 @@ Everything here only reads, one row at a time in memory.
 """
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -150,11 +150,12 @@ def find_trial(store: Store, run: Run, name: str) -> int | None:
     digits = name.lower()
     if not digits or len(digits) > 64 or set(digits) - set("0123456789abcdef"):  # noqa: PLR2004
         return None
-    low, high = digits[:32].ljust(32, "0"), digits[:32].ljust(32, "f")
+    low, high = digits[:16].ljust(16, "0"), digits[:16].ljust(16, "f")
     rows = store.db.execute(
-        "SELECT t.id, t.hash FROM trials t CROSS JOIN run_trials r ON r.trial = t.id"
-        " WHERE t.key BETWEEN ? AND ? AND r.run = ?",
-        (bytes.fromhex(low), bytes.fromhex(high), run.key),
+        "SELECT t.id, t.hash FROM trial_keys k CROSS JOIN trials t ON t.id = k.trial"
+        " CROSS JOIN run_trials r ON r.trial = t.id"
+        " WHERE k.key BETWEEN ? AND ? AND r.run = ?",
+        (*keys_of(bytes.fromhex(low + high), 8).tolist(), run.key),
     )
     found = [key for key, digest in rows if digest.hex().startswith(digits)]
     return found[0] if len(found) == 1 else None
@@ -294,3 +295,14 @@ def iter_evaluated(
             evaluation=evaluation,
             record=event_record(store, seq),
         )
+
+
+def trials_of_items(store: Store, run: Run, items: Collection[tuple[str, str]]) -> list[int]:
+    """Return the trials of a run that are about these (slice id, item id), in plan order."""
+    rows = store.db.execute(
+        "SELECT t.id, json_extract(p.body, '$.slice_id'), i.item_id FROM run_trials r"
+        " JOIN trials t ON t.id = r.trial JOIN items i ON i.id = t.item"
+        " JOIN specs p ON p.id = t.slice WHERE r.run = ? ORDER BY r.trial",
+        (run.key,),
+    )
+    return [key for key, slice_id, item_id in rows if (slice_id, item_id) in items]
