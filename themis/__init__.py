@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from themis.evaluation.registry import PluginRegistry as PluginRegistry
+    from themis.results.report.config_report import generate_config_report as generate_config_report
     from themis.results.result import BenchmarkResult as BenchmarkResult
     from themis.specs import BenchmarkSpec as BenchmarkSpec
     from themis.specs import DatasetQuerySpec as DatasetQuerySpec
@@ -36,6 +37,7 @@ __version__ = "0.1.0"
 _HOMES = {
     "BenchmarkResult": "themis.results.result",
     "PluginRegistry": "themis.evaluation.registry",
+    "generate_config_report": "themis.results.report.config_report",
     **dict.fromkeys(
         (
             "BenchmarkSpec",

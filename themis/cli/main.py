@@ -35,6 +35,7 @@ COMMANDS = {
     "show": ("themis.cli.show", "Show one item from the prompt to the scores."),
     "failures": ("themis.cli.failures", "List what failed, and why."),
     "report": ("themis.cli.report", "Write a report of a run."),
+    "config-report": ("themis.cli.config_report", "Write what is configured, without secrets."),
     "store": ("themis.cli.store", "Look after the store."),
     "model": ("themis.cli.model", "Check and convert model directories."),
 }

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from themis.cli.options import FILE, project_option, project_store
+from themis.cli.options import DIRECTORY, FILE, project_option
 
 if TYPE_CHECKING:
     from themis.results.report.data import ReportData
@@ -15,27 +15,52 @@ SUFFIXES = (".html", ".md", ".json", ".csv", ".tex", ".parquet")
 
 @click.command()
 @click.argument("run", default="latest")
+@click.option("--out", type=FILE, help=f"The file; its name ends in {', '.join(SUFFIXES)}.")
 @click.option(
-    "--out", type=FILE, required=True, help=f"The file; its name ends in {', '.join(SUFFIXES)}."
+    "--figures", type=DIRECTORY, help="A directory for the plots as SVG and PDF, for papers."
 )
+@click.option("--against", metavar="RUN", help="Say whether RUN and this one may be compared.")
 @click.option("--title", help="The heading; default: the benchmark's id.")
 @project_option
-def command(run: str, out: Path, title: str | None, project: Path | None) -> None:
+def command(
+    run: str,
+    out: Path | None,
+    figures: Path | None,
+    against: str | None,
+    title: str | None,
+    project: Path | None,
+) -> None:
     """Write a report of RUN: census, scores with intervals, paired differences, provenance.
 
     An HTML report is one file that needs no network, and holds every prompt and answer.
 
     \b
     Example:
-        themis report my-eval --out report.html
+        themis report my-eval --out report.html --figures figures
     """
     from themis.orchestration.reporting import report_data
+    from themis.orchestration.sessions import find_project, open_project_store
+    from themis.specs.loading import load_project
     from themis.storage.plans import find_run
 
-    check_suffix(out)
-    with project_store(project) as store:
-        write_report(report_data(store, find_run(store, run), title=title), out)
-    click.echo(f"{out}: {out.stat().st_size / 1024:,.0f} KB")
+    if out is None and figures is None:
+        raise click.UsageError("say where to: --out FILE, --figures DIRECTORY, or both")
+    if out is not None:
+        check_suffix(out)
+    loaded = load_project(project or find_project(Path.cwd()))
+    with open_project_store(loaded, create=False) as store:
+        data = report_data(
+            store,
+            find_run(store, run),
+            title=title,
+            project=loaded.spec,
+            against=None if against is None else find_run(store, against),
+        )
+        if out is not None:
+            write_report(data, out)
+            click.echo(f"{out}: {out.stat().st_size / 1024:,.0f} KB")
+    if figures is not None:
+        write_figures(data, figures)
 
 
 def check_suffix(out: Path) -> None:
@@ -53,8 +78,29 @@ def check_suffix(out: Path) -> None:
 def write_report(data: "ReportData", out: Path) -> None:
     """Render a report by the file's suffix, and put it in place whole."""
     content = _render(data, out.suffix)
+    put(out, content if isinstance(content, bytes) else content.encode())
+
+
+def write_figures(data: "ReportData", directory: Path) -> None:
+    """Write the plots of a report into a directory, and say which.
+
+    Raises:
+        EnvironmentNotReadyError: The `report` extra is not installed.
+    """
+    from themis.results.report.figures import render_figures
+
+    directory.mkdir(parents=True, exist_ok=True)
+    written = []
+    for name, content in render_figures(data):
+        put(directory / name, content)
+        written.append(name)
+    click.echo(f"{directory}: {', '.join(written) or 'nothing to draw'}")
+
+
+def put(out: Path, content: bytes) -> None:
+    """Write a file whole, or not at all."""
     temporary = out.with_name(f".{out.name}.tmp")
-    temporary.write_bytes(content if isinstance(content, bytes) else content.encode())
+    temporary.write_bytes(content)
     temporary.replace(out)
 
 

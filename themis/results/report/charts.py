@@ -34,6 +34,16 @@ def arm_of(keys: Mapping[str, str | None]) -> tuple[str, ...]:
     return tuple(keys.get(name) or "-" for name in _ARM_KEYS)
 
 
+def other_keys(rows: Sequence[AggregateRow]) -> list[str]:
+    """Return the keys that tell rows apart beside the way to ask."""
+    names = dict.fromkeys(name for row in rows for name in row.keys)
+    return [
+        name
+        for name in names
+        if name not in _ARM_KEYS and len({row.keys.get(name) for row in rows}) > 1
+    ]
+
+
 def legend(labels: Sequence[str], at: tuple[float, float], width: float) -> tuple[str, float]:
     """Draw the marks of series with their names; returns the lowest line used."""
     x, y = at
@@ -56,12 +66,7 @@ def scores_svg(rows: Sequence[AggregateRow]) -> str:
     """
     labels = arm_labels([row.keys for row in rows])
     order = {arm: place for place, arm in enumerate(labels)}
-    names = list(dict.fromkeys(name for row in rows for name in row.keys))
-    others = [
-        name
-        for name in names
-        if name not in _ARM_KEYS and len({row.keys.get(name) for row in rows}) > 1
-    ]
+    others = other_keys(rows)
     lanes: dict[str, list[AggregateRow]] = {}
     for row in rows:
         lanes.setdefault(", ".join(row.keys.get(name) or "-" for name in others), []).append(row)

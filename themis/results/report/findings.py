@@ -1,6 +1,6 @@
 """Paired differences as sentences: what the data say, with what it rests on."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Container, Iterator, Sequence
 
 from themis.results.compare import PairedRow
 from themis.results.report import numbers
@@ -12,22 +12,41 @@ _VERBS = {
     "inconclusive": "cannot be told from",
 }
 
+_NAMES = {"holm": "Holm", "bh": "Benjamini-Hochberg", "bonferroni": "Bonferroni"}
+
 MOST = 12
 
 
-def findings(rows: Sequence[PairedRow]) -> Iterator[str]:
-    """Say the comparisons in words, the ones that the data support first; at most `MOST`."""
+def findings(rows: Sequence[PairedRow]) -> Iterator[tuple[str, bool]]:
+    """Say the comparisons in words, the ones that the data support first; at most `MOST`.
+
+    Each sentence comes with whether the data support a difference.
+    """
     order = ("better", "worse", "equivalent", "inconclusive")
-    ranked = sorted(rows, key=lambda row: (order.index(row.verdict), row.p_value or 1.0))
+    ranked = sorted(
+        rows,
+        key=lambda row: (order.index(row.verdict), 1.0 if row.p_value is None else row.p_value),
+    )
+    varied = {
+        name
+        for row in rows
+        for name in row.keys
+        if len({other.keys.get(name) for other in rows}) > 1
+    }
     for row in ranked[:MOST]:
-        yield sentence(row)
+        yield sentence(row, varied), row.verdict in ("better", "worse")
     if len(ranked) > MOST:
-        yield f"{len(ranked) - MOST} more are in the table."
+        yield f"{len(ranked) - MOST} more are in the table.", False
 
 
-def sentence(row: PairedRow) -> str:
-    """Say one comparison: the difference, its interval, the p to judge by, and the census."""
-    where = ", ".join(value for value in row.keys.values() if value)
+def sentence(row: PairedRow, named: Container[str]) -> str:
+    """Say one comparison: the difference, its interval, the p to judge by, and the census.
+
+    Args:
+        row: The comparison.
+        named: The keys to say where it holds by.
+    """
+    where = ", ".join(value for name, value in row.keys.items() if value and name in named)
     place = f" on {where}" if where else ""
     if row.delta_mean is None:
         return f"{row.treatment} and {row.baseline} have no item in common{place}."
@@ -35,14 +54,21 @@ def sentence(row: PairedRow) -> str:
     said += f"{row.metric_id} {numbers.signed(row.delta_mean)}"
     if row.ci_lower is not None and row.ci_upper is not None:
         ends = f"{numbers.signed(row.ci_lower)} to {numbers.signed(row.ci_upper)}"
-        said += f", {100 * row.ci_level:.4g}% CI {ends}"
-    adjusted = row.adjusted_p_value is not None and row.adjustment_method != "none"
-    p = row.adjusted_p_value if adjusted else row.p_value
-    if p is not None:
-        word = f"p ({row.adjustment_method})" if adjusted else "p"
-        said += f", {word} {numbers.p_value(p)}"
-    absent = row.unpaired_baseline + row.unpaired_treatment
-    only = f", {numbers.count(absent)} scored on one side only" if absent else ""
-    missing = row.n_planned - row.pair_count - absent
-    neither = f", {numbers.count(missing)} on neither" if missing > 0 else ""
-    return f"{said}; on the same {numbers.count(row.pair_count)} items{only}{neither}."
+        said += f" ({100 * row.ci_level:.4g}% CI {ends})"
+    return f"{said}{_p(row)}, on the same {numbers.count(row.pair_count)} items, {_absent(row)}."
+
+
+def _p(row: PairedRow) -> str:
+    name = _NAMES.get(row.adjustment_method)
+    if name and row.adjusted_p_value is not None:
+        return f", {name}-adjusted p {numbers.p_value(row.adjusted_p_value)}"
+    return "" if row.p_value is None else f", p {numbers.p_value(row.p_value)}"
+
+
+def _absent(row: PairedRow) -> str:
+    one = row.unpaired_baseline + row.unpaired_treatment
+    neither = max(row.n_planned - row.pair_count - one, 0)
+    if not one and not neither:
+        return "none missing"
+    parts = ((one, "scored on one side only"), (neither, "on neither"))
+    return ", ".join(f"{numbers.count(count)} {words}" for count, words in parts if count)

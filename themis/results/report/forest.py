@@ -7,10 +7,10 @@ from themis.results.report import numbers, svg
 
 _ROW = 28
 _TOP = 44
-_LABEL = 320
+_LABEL = 290
 _PLOT = 400
-_TEXT = 240
-_LONGEST = 44
+_TEXT = 270
+_LONGEST = 40
 _COLOURS = {"better": "#1a7f37", "worse": "#b42318", "level": "#57606a"}
 
 
@@ -27,11 +27,15 @@ def forest_svg(rows: Sequence[PairedRow]) -> str:
         name, colour = ("zero", svg.QUIET) if tick == 0 else ("axis", svg.GRID)
         parts.append(svg.line(name, (scale(tick), _TOP - 8, scale(tick), bottom), colour))
         at = (scale(tick), _TOP - 14.0)
-        parts.append(svg.text(at, f"{tick:+g}", name="tick", anchor="middle", colour=svg.QUIET))
+        parts.append(
+            svg.text(
+                at, f"{tick:+g}" if tick else "0", name="tick", anchor="middle", colour=svg.QUIET
+            )
+        )
     for words, anchor, step in (("← lower", "end", -8), ("higher →", "start", 8)):
         at = (scale(0) + step, 14.0)
         parts.append(svg.text(at, words, name="tick", anchor=anchor, colour=svg.QUIET))
-    varied = _varied(rows)
+    varied = varied_keys(rows)
     for place, row in enumerate(rows):
         parts.append(_row(row, _TOP + _ROW * place + _ROW // 2, scale, varied))
     return svg.drawing(
@@ -57,7 +61,7 @@ def _scale(rows: Sequence[PairedRow]) -> svg.Scale:
     return svg.Scale(low - pad, high + pad, _LABEL, _PLOT)
 
 
-def _varied(rows: Sequence[PairedRow]) -> frozenset[str]:
+def varied_keys(rows: Sequence[PairedRow]) -> frozenset[str]:
     """Return the keys that tell the rows apart; the others say nothing beside every row."""
     names = {name for row in rows for name in (*row.keys, "metric_id", "evaluation")}
     return frozenset(name for name in names if len({_value(row, name) for row in rows}) > 1)
@@ -68,12 +72,17 @@ def _value(row: PairedRow, name: str) -> str:
     return str(found or "-")
 
 
+def row_label(row: PairedRow, varied: frozenset[str]) -> str:
+    """Name a comparison by its arms and by the keys that vary."""
+    names = [name for name in (*row.keys, "metric_id", "evaluation") if name in varied]
+    where = ", ".join(_value(row, name) for name in names)
+    return f"{where + ': ' if where else ''}{row.treatment} vs {row.baseline}"
+
+
 def _row(row: PairedRow, y: int, scale: svg.Scale, varied: frozenset[str]) -> str:
     kind = row.verdict if row.verdict in ("better", "worse") else "level"
     colour = _COLOURS[kind]
-    names = [name for name in (*row.keys, "metric_id", "evaluation") if name in varied]
-    where = ", ".join(_value(row, name) for name in names)
-    label = f"{where + ': ' if where else ''}{row.treatment} vs {row.baseline}"
+    label = row_label(row, varied)
     drawn = [svg.text((4, y + 4), svg.short(label, _LONGEST))]
     if row.delta_mean is None:
         return svg.group(label, (*drawn, svg.text((_LABEL + _PLOT + 12, y + 4), "no pairs")))

@@ -50,7 +50,7 @@ def census(rows: Sequence[CensusRow]) -> str:
         for name, outcomes in _GROUPS.items()
     }
     tiles = "".join(
-        f'<div class="tile {name}{" none" if not count else ""}"><dt>{name}</dt>'
+        f'<div class="tile {name}{" none" if not count else ""}"><dt>scores {name}</dt>'
         f"<dd>{numbers.count(count)}</dd></div>"
         for name, count in totals.items()
     )
@@ -60,10 +60,7 @@ def census(rows: Sequence[CensusRow]) -> str:
         said.append(
             f"{numbers.count(unreadable)} of the scored answers could not be read, and score 0."
         )
-    return (
-        f'<dl class="tiles">{tiles}</dl>{_bar(totals)}{notes(said)}'
-        f"{folded('By model and slice', table(census_table(rows)), opened=len(rows) <= 12)}"  # noqa: PLR2004 -- fits a screen
-    )
+    return f'<dl class="tiles">{tiles}</dl>{_bar(totals)}{notes(said)}{table(census_table(rows))}'
 
 
 def _bar(totals: dict[str, int]) -> str:
@@ -108,7 +105,9 @@ def differences(rows: Sequence[PairedRow]) -> str:
             f'<p class="quiet">The plot shows the {MOST_PLOTTED} comparisons with the smallest p; '
             f"the table has all {len(rows)}.</p>"
         )
-    words = "".join(f"<li>{text(sentence)}</li>" for sentence in findings(rows))
+    words = "".join(
+        f"<li{' class=strong' if shown else ''}>{text(said)}</li>" for said, shown in findings(rows)
+    )
     plot = forest_svg([row for row in rows if id(row) in kept])
     return (
         f'<ul class="findings">{words}</ul>{scrolled("Forest plot", plot)}'
@@ -125,8 +124,8 @@ def breakdowns(data: ReportData) -> str:
         title = breakdown_title(name)
         numbered = folded("Numbers", table(aggregate_table(rows, title=title)))
         grids = "".join(_grid(name, label, members) for label, members in _by_metric(rows))
-        parts.append(f"<h3>{text(title)}</h3>{grids}{numbered}")
-    return "".join(parts)
+        parts.append(f'<div class="card"><h3>{text(title)}</h3>{grids}{numbered}</div>')
+    return f'<div class="cards">{"".join(parts)}</div>' if parts else ""
 
 
 def _by_metric(rows: Iterable[AggregateRow]) -> Iterator[tuple[str, list[AggregateRow]]]:

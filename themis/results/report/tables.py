@@ -232,7 +232,7 @@ def token_table(rows: Sequence[TokenUse], title: str = "Tokens") -> TextTable:
         for row in rows
     ]
     keys = _Keys.of(labels)
-    titles = ("answers", "prompt", "answer", "all answers", "cut short")
+    titles = ("answers", "prompt tokens", "answer tokens", "all answers", "cut short")
     cells = tuple(
         (
             *keys.cells(label),
@@ -246,7 +246,7 @@ def token_table(rows: Sequence[TokenUse], title: str = "Tokens") -> TextTable:
     )
     notes = (
         *keys.notes,
-        "prompt, answer: tokens of an average one; cut short: answers that reached max_tokens.",
+        "Tokens are those of an average prompt or answer; cut short: reached max_tokens.",
     )
     columns = (*keys.columns, *(Column(name, numeric=True) for name in titles))
     return TextTable(title, columns, cells, notes if rows else ())

@@ -224,6 +224,11 @@
     draw();
   };
 
+  const asked = (row) => {
+    const prompt = index.prompts[index.prompt[row]];
+    return index.params.length < 2 ? prompt : `${prompt}, ${index.params[index.param[row]]}`;
+  };
+
   const state = (row) => {
     if (index.unread[row]) return "no answer read";
     if (index.failed[row]) return "failed";
@@ -252,11 +257,11 @@
         const line = make(
           "tr",
           { "data-row": row, "aria-selected": row === opened ? "true" : "false" },
-          make("td", {}, open),
-          make("td", {}, index.slices[index.slice[row]]),
-          make("td", {}, index.models[index.model[row]]),
-          make("td", {}, [index.prompts[index.prompt[row]], index.params[index.param[row]]].filter(Boolean).join(", ")),
-          make("td", { class: "n" }, index.sample[row]),
+          make("td", { class: "item" }, open),
+          make("td", { class: "slice" }, index.slices[index.slice[row]]),
+          make("td", { class: "model" }, index.models[index.model[row]]),
+          make("td", { class: "prompt" }, asked(row)),
+          make("td", { class: "n sample" }, index.sample[row]),
           make("td", { class: sign > 0 ? "n gain" : sign < 0 ? "n loss" : "n" }, (sign > 0 ? "▲ " : sign < 0 ? "▼ " : "") + shown(value(row))),
           make("td", { class: "n" }, index.tokens[row] === null ? "-" : index.tokens[row]),
           make("td", { class: index.failed[row] ? "failed" : "quiet" }, state(row)),
@@ -387,6 +392,10 @@
       options(id, index[id + "s"], "all");
       byId(id).parentElement.hidden = index[id + "s"].length < 2;
     }
+    const single = (name, one) => byId("list").classList.toggle("one-" + name, one);
+    for (const name of ["model", "slice"]) single(name, index[name + "s"].length < 2);
+    single("prompt", index.prompts.length < 2 && index.params.length < 2);
+    single("sample", index.sample.every((number) => number === 0));
     byId("metric").parentElement.hidden = index.metrics.length < 2;
     if (index.models.length < 2 && index.prompts.length > 1) byId("what").value = "prompt";
     byId("what").addEventListener("change", () => {
