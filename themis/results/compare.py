@@ -19,6 +19,7 @@ from themis.results.grouping import Key, group_rows, read_key
 from themis.results.moments import known
 from themis.results.paired_tests import PairedMethod, PairedTest, TestPlan, examine
 from themis.results.pairing import PairSums, lay_arms, sum_pairs
+from themis.statistics.arrays import ALTERNATIVES, Alternative
 from themis.statistics.multiplicity import CORRECTIONS, Correction, adjust_p_values
 
 CompareKey: TypeAlias = Literal["model_id", "prompt_variant_id"]
@@ -49,7 +50,9 @@ class PairedRow:
         stderr: Standard error of the difference.
         statistic: The t statistic, or Wilcoxon's V; None where p is exact.
         df: Degrees of freedom of a t test.
-        p_value: Two-sided; None where there is no test.
+        p_value: Of the test; None where there is no test.
+        alternative: What the test looked for: "two-sided", "greater" (the treatment is better)
+            or "less".
         adjusted_p_value: After the correction over the whole call.
         adjustment_method: That correction.
         family_size: How many p-values it covered.
@@ -97,6 +100,7 @@ class PairedRow:
     statistic: float | None
     df: float | None
     p_value: float | None
+    alternative: str
     adjusted_p_value: float | None
     adjustment_method: str
     family_size: int
@@ -145,6 +149,7 @@ class _Question:
     power: float
     n_resamples: int
     seed: int
+    alternative: Alternative
 
 
 def paired_compare(  # noqa: PLR0913 -- each is a choice that the reader of a comparison makes
@@ -161,6 +166,7 @@ def paired_compare(  # noqa: PLR0913 -- each is a choice that the reader of a co
     ci_level: float = 0.95,
     ci_adjust: CiAdjust = "none",
     cluster_by: str | None = None,
+    alternative: Alternative = "two-sided",
     margin: float | None = None,
     power: float = 0.8,
     n_resamples: int = 9999,
@@ -189,6 +195,9 @@ def paired_compare(  # noqa: PLR0913 -- each is a choice that the reader of a co
             those of the significant comparisons, for having been selected (Y. Benjamini and
             D. Yekutieli 2005, JASA 100:71-81).
         cluster_by: A key whose value groups items that resemble each other.
+        alternative: What the tests look for: "two-sided", or only a treatment that is better
+            ("greater") or worse ("less"); to be chosen before the scores are seen. Intervals
+            have two ends whatever it is.
         margin: The largest difference that does not matter; turns on equivalence.
         power: The power that `mde` is for.
         n_resamples: Draws of the resampling methods.
@@ -205,6 +214,8 @@ def paired_compare(  # noqa: PLR0913 -- each is a choice that the reader of a co
         raise ValueError(f"unknown correction {p_value_correction!r}; known: {known_names}")
     if ci_adjust not in ("none", "bonferroni", "fcr"):
         raise ValueError(f"unknown ci_adjust {ci_adjust!r}; known: none, bonferroni, fcr")
+    if alternative not in ALTERNATIVES:
+        raise ValueError(f"unknown alternative {alternative!r}; known: {', '.join(ALTERNATIVES)}")
     if margin is not None and margin <= 0:
         raise ValueError("margin must be above 0")
     names = (group_by,) if isinstance(group_by, str) else tuple(group_by or ())
@@ -223,8 +234,9 @@ def paired_compare(  # noqa: PLR0913 -- each is a choice that the reader of a co
     cluster = None if cluster_by is None else read_key(table, cluster_by)
     arms = lay_arms(table, groups, arm, others, cluster)
     question = _Question(
-        method, p_value_correction, ci_level, ci_adjust, margin, power, n_resamples, seed
-    )
+        method, p_value_correction, ci_level, ci_adjust, margin, power, n_resamples, seed,
+        alternative,
+    )  # fmt: skip
     sums = sum_pairs(arms, pairs, keep_differences=method in (*_RESAMPLED, "wilcoxon"))
     labels = [
         {
@@ -276,7 +288,7 @@ def _rows(labels: list[dict[str, Any]], sums: PairSums, question: _Question) -> 
         level = 1 - alpha / max(1, asked)
     plan = TestPlan(
         question.method, level, alpha, question.margin, question.power,
-        question.n_resamples, question.seed,
+        question.n_resamples, question.seed, question.alternative,
     )  # fmt: skip
     found = examine(sums, plan)
     adjusted = adjust_p_values(found.p_value, question.correction)
@@ -326,6 +338,7 @@ def _rows(labels: list[dict[str, Any]], sums: PairSums, question: _Question) -> 
     return [
         PairedRow(
             **label,
+            alternative=question.alternative,
             adjustment_method=question.correction,
             family_size=family,
             ci_level=question.ci_level,

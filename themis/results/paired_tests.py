@@ -19,7 +19,7 @@ from scipy.special import ndtri
 from themis.results.moments import FEW_CLUSTERS, FEW_DF, LEAST
 from themis.results.pairing import PairSums
 from themis.statistics import paired_binary, resampling
-from themis.statistics.arrays import BoolArray, FloatArray, Interval, never_zero
+from themis.statistics.arrays import Alternative, BoolArray, FloatArray, Interval, never_zero
 from themis.statistics.clusters import grouped_cr2
 from themis.statistics.effect_size import cohen_dz
 from themis.statistics.equivalence import tost
@@ -44,7 +44,7 @@ _BINARY: Mapping[str, tuple[str, str]] = {
 }
 _INTERVALS_ONLY = ("bootstrap", "bca")
 _CLUSTERED = ("auto", "sign_flip", "bootstrap", "bca")
-_TESTS: Mapping[str, Callable[[FloatArray, FloatArray], FloatArray]] = {
+_TESTS: Mapping[str, Callable[[FloatArray, FloatArray, Alternative], FloatArray]] = {
     "mcnemar_midp": paired_binary.mcnemar_midp,
     "mcnemar_exact": paired_binary.mcnemar_exact,
     "mcnemar_asymptotic": paired_binary.mcnemar_asymptotic,
@@ -87,6 +87,7 @@ class TestPlan:
         power: Power of `mde`.
         n_resamples: Draws of the resampling methods.
         seed: Seed of those draws.
+        alternative: What the tests look for; intervals have two ends whatever it is.
     """
 
     __test__ = False  # not a pytest class, whatever its name
@@ -98,6 +99,7 @@ class TestPlan:
     power: float = 0.8
     n_resamples: int = 9999
     seed: int = 0
+    alternative: Alternative = "two-sided"
 
 
 def examine(sums: PairSums, plan: TestPlan) -> PairedTest:
@@ -118,7 +120,7 @@ def examine(sums: PairSums, plan: TestPlan) -> PairedTest:
     with np.errstate(invalid="ignore", divide="ignore"):
         statistic = sums.delta / error.stderr
         spread = _Outcome(
-            t_p_value(statistic, error.df), statistic, error.df,
+            t_p_value(statistic, error.df, plan.alternative), statistic, error.df,
             t_interval(sums.delta, error.stderr, error.df, plan.level),
         )  # fmt: skip
     tests = np.array([error.name] * len(sums.n), dtype=object)
@@ -131,8 +133,7 @@ def examine(sums: PairSums, plan: TestPlan) -> PairedTest:
             tests[~sampled] = "sign_flip_exact"
         if plan.method in _INTERVALS_ONLY:
             cis[:] = plan.method
-    # Without spread t is infinite; the share of sign patterns is what is left to say.
-    p_flat = np.where(none_differ, 1.0, never_zero(np.exp2(1 - error.counts)))
+    p_flat = _p_without_spread(sums, error.counts, plan.alternative)
     exact = plan.method not in _INTERVALS_ONLY
     p = np.where(flat, p_flat if exact else np.nan, spread.p_value)
     tests[flat & exact] = "sign_flip_exact"
@@ -142,7 +143,7 @@ def examine(sums: PairSums, plan: TestPlan) -> PairedTest:
 
     test, ci = _BINARY.get(plan.method, _BINARY["mcnemar_midp"])
     share = _binary_interval(sums, ci, plan.level)
-    p = np.where(as_binary, _TESTS[test](sums.wins, sums.losses), p)
+    p = np.where(as_binary, _TESTS[test](sums.wins, sums.losses, plan.alternative), p)
     tests[as_binary], cis[as_binary] = test, ci
     tests[~enough], cis[~enough] = "none", "none"
 
@@ -150,6 +151,7 @@ def examine(sums: PairSums, plan: TestPlan) -> PairedTest:
         return np.where(where & enough, values, np.nan)
 
     by_t = shown & ~as_binary
+    sides = 2 if plan.alternative == "two-sided" else 1
     stderr = np.where(as_binary, share.stderr, kept(error.stderr, by_t))
     centre = np.where(as_binary, (sums.wins - sums.losses) / (sums.n + 2), sums.delta)
     df = kept(spread.df, by_t)
@@ -169,13 +171,24 @@ def examine(sums: PairSums, plan: TestPlan) -> PairedTest:
         cluster_count=error.counts.astype(int).tolist() if clustered else [None] * len(flat),
         effect_size=_effect_size(sums, as_binary, flat),
         effect_size_name=np.where(as_binary, "mcnemar_odds_ratio", "d_z").tolist(),
-        mde=(ndtri(1 - plan.alpha / 2) + ndtri(plan.power)) * stderr,
+        mde=(ndtri(1 - plan.alpha / sides) + ndtri(plan.power)) * stderr,
         p_equivalence=p_equivalence,
         not_inferior=not_inferior,
         degenerate=flat,
         few_clusters=enough & clustered & ((error.counts < FEW_CLUSTERS) | ~(error.df >= FEW_DF)),
         sampled=sampled & by_t & enough,
     )  # fmt: skip
+
+
+def _p_without_spread(sums: PairSums, counts: FloatArray, alternative: Alternative) -> FloatArray:
+    """Where t is infinite: the share of sign patterns that go as far, two of 2^n or one."""
+    one = np.exp2(-counts)
+    p = {
+        "two-sided": 2 * one,
+        "greater": np.where(sums.delta > 0, one, 1.0),
+        "less": np.where(sums.delta < 0, one, 1.0),
+    }[alternative]
+    return np.where(sums.wins + sums.losses == 0, 1.0, never_zero(p))
 
 
 def _together(test: str, interval: str) -> str:
@@ -231,18 +244,18 @@ def _asked(sums: PairSums, plan: TestPlan, by_t: _Outcome) -> tuple[_Outcome, Bo
     none = np.full(len(sums.n), np.nan)
     sampled = np.zeros(len(sums.n), np.bool_)
     if plan.method == "sign":
-        p = paired_binary.sign_test(sums.wins, sums.losses)
+        p = paired_binary.sign_test(sums.wins, sums.losses, plan.alternative)
         return _Outcome(p, none, none, by_t.interval), sampled
     if sums.differences is None:
         raise ValueError(f"method {plan.method!r} needs the differences to have been kept")
     if plan.method == "wilcoxon":
-        ranks = [signed_rank(d) for d in sums.differences]
+        ranks = [signed_rank(d, plan.alternative) for d in sums.differences]
         p = np.array([rank.p_value for rank in ranks])
         statistic = np.array([rank.statistic for rank in ranks])
         return _Outcome(p, statistic, none, by_t.interval), sampled
     totals, sizes = _independent_parts(sums)
     if plan.method == "sign_flip":
-        flips = sign_flips(totals, n_resamples=plan.n_resamples, seed=plan.seed)
+        flips = sign_flips(totals, plan.alternative, n_resamples=plan.n_resamples, seed=plan.seed)
         sampled = np.array([not flip.exact for flip in flips])
         p = np.array([flip.p_value for flip in flips])
         return _Outcome(p, none, none, by_t.interval), sampled
