@@ -18,7 +18,7 @@ All hashes are SHA-256 over canonical JSON, 64 hexadecimal characters.
 """
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from themis.specs import ParseSpec, ScoreSpec
@@ -69,7 +69,7 @@ def trial_hash(
 ) -> str:
     """Return the identity of a trial from the hashes of its parts.
 
-    The bytes are those of `canonical_json`, written out because this runs once per trial.
+    The bytes hashed are those of `canonical_json`, written out because this runs once per trial.
 
     >>> parts = dict(slice_="1", model="2", variant="3", params="4", item="5", prompt="6")
     >>> trial_hash(**parts) == digest(
@@ -77,11 +77,27 @@ def trial_hash(
     ... )
     True
     """
-    body = (
-        f'{{"item":"{item}","model":"{model}","params":"{params}",'
-        f'"prompt":"{prompt}","slice":"{slice_}","variant":"{variant}"}}'
-    )
-    return hashlib.sha256(body.encode("ascii")).hexdigest()
+    return trial_hasher(slice_=slice_, model=model, variant=variant, params=params)(item, prompt)
+
+
+def trial_hasher(
+    *, slice_: str, model: str, variant: str, params: str
+) -> Callable[[str, str], str]:
+    """Return what makes a trial's hash from its item's and its prompt's, the rest being fixed.
+
+    >>> cell = dict(slice_="1", model="2", variant="3", params="4")
+    >>> trial_hasher(**cell)("5", "6") == trial_hash(**cell, item="5", prompt="6")
+    True
+    """
+    middle = f'","model":"{model}","params":"{params}","prompt":"'
+    end = f'","slice":"{slice_}","variant":"{variant}"}}'
+    sha256 = hashlib.sha256
+
+    def trial(item: str, prompt: str) -> str:
+        body = '{"item":"' + item + middle + prompt + end
+        return sha256(body.encode("ascii")).hexdigest()
+
+    return trial
 
 
 def candidate_id(trial: str, sample: int) -> str:

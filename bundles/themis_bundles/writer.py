@@ -20,7 +20,7 @@ from collections import deque
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import TracebackType
 from typing import Literal, Self
@@ -71,8 +71,8 @@ class BundleInfo:
     stage: Literal["generation", "evaluation"]
     """What is to be done with the items."""
 
-    run_id: str
-    """The run that planned the items."""
+    run_id: str | None
+    """The run that planned the items; None when only `BundleWriter.name_run` will say."""
 
     created_for: Mapping[str, str]
     """The names of the `project` and the `benchmark`."""
@@ -315,6 +315,10 @@ class BundleWriter:
             self._finish_shard()
             self._group = shards
 
+    def name_run(self, run_id: str) -> None:
+        """Say which run planned the items, at the latest before the block is left."""
+        self._info = replace(self._info, run_id=run_id)
+
     def add(self, item: Mapping[str, object], *, prompt_tokens: int, max_new_tokens: int) -> str:
         """Append an item to the current group.
 
@@ -329,9 +333,47 @@ class BundleWriter:
         Raises:
             CanonicalError: When the item has no canonical form or is too long.
         """
+        return self._append(
+            canonical_json({**item, "seq": self._seq}), prompt_tokens, max_new_tokens
+        )
+
+    def add_canonical(self, item: bytes, *, prompt_tokens: int, max_new_tokens: int) -> str:
+        """Append an item that is canonical JSON already, which nobody checks again.
+
+        Args:
+            item: An object with at least one key, every key of it sorted before `seq`, which
+                is put at its end.
+            prompt_tokens: The expected length of its prompt, for the shard's cost.
+            max_new_tokens: The most tokens that its answer may have.
+
+        Returns:
+            The item's digest: SHA-256 of its line.
+
+        Raises:
+            CanonicalError: When the item is too long.
+        """
+        line = b'%b,"seq":%d}' % (item[:-1], self._seq)
+        return self._append(line, prompt_tokens, max_new_tokens)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        try:
+            if error is None:
+                with files.write_errors(self.path):
+                    self._publish()
+        finally:
+            self._discard()
+
+    def _append(self, line: bytes, prompt_tokens: int, max_new_tokens: int) -> str:
         if self._group is None:
             raise ValueError("start_group comes before the first item")
-        line = canonical_json({**item, "seq": self._seq})
         if len(line) > self._line_limit:
             raise CanonicalError(_too_long(f"item {self._seq}", line, self._line_limit))
         digest = hashlib.sha256(line).digest()
@@ -351,22 +393,6 @@ class BundleWriter:
         shard.max_new_tokens += max_new_tokens
         self._seq += 1
         return digest.hex()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        try:
-            if error is None:
-                with files.write_errors(self.path):
-                    self._publish()
-        finally:
-            self._discard()
 
     def _room(self, prompt_tokens: int, max_new_tokens: int) -> _OpenShard:
         """Return the open shard, or a new one when the item is too much for it."""
@@ -425,6 +451,8 @@ class BundleWriter:
         return digest
 
     def _publish(self) -> None:
+        if self._info.run_id is None:
+            raise ValueError("name_run comes before the end of the block")
         self._finish_shard()
         components = self._component_file.finish(self._disk)
         self._payload[f"data/{COMPONENTS}"] = components
@@ -456,6 +484,8 @@ class BundleWriter:
 
     def _describe(self, components: str, size: int) -> Manifest:
         info = self._info
+        # A run that is named later has a name that a manifest can hold.
+        run_id = "unnamed" if info.run_id is None else info.run_id
         digests = [digest for _, digest in self._components]
         groups = tuple(
             GroupEntry(
@@ -473,9 +503,9 @@ class BundleWriter:
             format=FORMAT,
             version=VERSION,
             stage=info.stage,
-            run_id=info.run_id,
+            run_id=run_id,
             plan_digest=plan_digest(
-                info.stage, info.run_id, self._seq, self._all_ids.hexdigest(), digests
+                info.stage, run_id, self._seq, self._all_ids.hexdigest(), digests
             ),
             created_for=CreatedFor(**info.created_for),
             date=info.date,

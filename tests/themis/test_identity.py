@@ -22,8 +22,8 @@ Make = Callable[..., Session]
 def trials(session: Session) -> dict[str, str]:
     """Return the trial hashes, keyed by everything that tells them apart on screen."""
     return {
-        f"{t.model.model_id}/{t.slice.slice_id}/{t.variant.id}/{t.params.spec_hash}/{t.item.item_id}"
-        f"/{t.prompt_hash}": t.hash
+        f"{t.cell.model.model_id}/{t.cell.slice.slice_id}/{t.cell.variant.id}"
+        f"/{t.cell.params.spec_hash}/{t.item.item_id}/{t.prompt_hash}": t.hash
         for t in session.trials()
     }
 

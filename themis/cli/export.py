@@ -55,16 +55,12 @@ def generation(
         themis export generation my-eval/benchmark.toml --out my-bundle --shard-items 2000
         themis export generation my-eval/benchmark.toml --out my-bundle --sign ~/.ssh/id_ed25519
     """
-    from themis.handoff.export import export_generation
-    from themis.handoff.register import register_plan
+    from themis.handoff.export import plan_and_export
     from themis.orchestration.sessions import open_session
 
     refuse_missing_key(key)
     with open_session(benchmark, project) as session:
-        run = register_plan(session).run
-        exported = export_generation(
-            session, run, out, shard_items=shard_items, include_failed=failed
-        )
+        _, exported = plan_and_export(session, out, shard_items=shard_items, include_failed=failed)
     _tell(exported, key, as_json=as_json)
 
 

@@ -1,18 +1,17 @@
 """Write the work that is still open as a bundle."""
 
-import contextlib
 import itertools
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 from themis import identity
-from themis.handoff.register import pending_samples
+from themis.handoff.register import Planning, RegisteredPlan, pending_samples, planned_trials
 from themis.handoff.scoring import PendingScore, pending_scores
 from themis.handoff.session import Session
-from themis.planning.planner import CHARACTERS_PER_TOKEN, PlannedTrial
+from themis.planning.planner import CHARACTERS_PER_TOKEN, PlannedCell, PlannedTrial
 from themis.storage.batches import without_cycle_collector
 from themis.storage.ledger import record_export
 from themis.storage.plans import Run, ScorePass
@@ -23,12 +22,16 @@ from themis_bundles import (
     GroupEntry,
     GroupSpec,
     Item,
+    canonical_json,
     finished,
     shard_state,
 )
 
 DEFAULT_SHARD_ITEMS = 512
 """Items per shard when the user names no size."""
+
+
+Stage = Literal["generation", "evaluation"]
 
 
 @dataclass(frozen=True)
@@ -41,6 +44,45 @@ class Exported:
     shards: int
 
 
+@without_cycle_collector()
+def plan_and_export(
+    session: Session,
+    out: Path,
+    *,
+    shard_items: int = DEFAULT_SHARD_ITEMS,
+    include_failed: bool = False,
+) -> tuple[RegisteredPlan, Exported | None]:
+    """Register the plan and write its open candidates as a bundle, in one pass over the items.
+
+    The bundle is the one that `export_generation` writes.
+
+    Args:
+        session: The benchmark and the store.
+        out: Where the bundle goes; must not exist, or be an empty directory.
+        shard_items: The most items of a shard.
+        include_failed: Also export items that failed by their own fault.
+
+    Returns:
+        The plan, and the bundle, or None when nothing is open; then no bundle was written.
+
+    Raises:
+        SpecValidationError: A dataset, a query, a prompt or a plugin's name is wrong.
+        BundleError: `out` cannot take a bundle.
+    """
+    planning = Planning(session)
+    samples = session.benchmark.num_samples
+    items = pending_samples(planning.trials(), samples, include_failed=include_failed)
+    first = next(items, None)
+    if first is None:
+        return planning.finish(), None
+    with BundleWriter(out, _info(session, "generation"), shard_items=shard_items) as writer:
+        count = _write_generation(session, writer, itertools.chain((first,), items))
+        plan = planning.finish()
+        writer.name_run(plan.run.run_id)
+    return plan, _exported(session, plan.run, writer, "generation", count)
+
+
+@without_cycle_collector()
 def export_generation(
     session: Session,
     run: Run,
@@ -49,7 +91,7 @@ def export_generation(
     shard_items: int = DEFAULT_SHARD_ITEMS,
     include_failed: bool = False,
 ) -> Exported | None:
-    """Write every candidate that is still to be generated as a bundle.
+    """Write every candidate of a registered plan that is still to be generated as a bundle.
 
     The same open work gives the same bytes, on any machine.
 
@@ -64,6 +106,7 @@ def export_generation(
         The bundle, or None when nothing is open; then nothing was written.
 
     Raises:
+        SpecValidationError: The benchmark or a dataset is not what was registered any more.
         BundleError: `out` cannot take a bundle.
     """
     return _export(
@@ -71,12 +114,15 @@ def export_generation(
         run,
         out,
         stage="generation",
-        items=pending_samples(session, include_failed=include_failed),
+        items=pending_samples(
+            planned_trials(session, run), run.num_samples, include_failed=include_failed
+        ),
         write=lambda writer, items: _write_generation(session, writer, items),
         shard_items=shard_items,
     )
 
 
+@without_cycle_collector()
 def export_evaluation(
     session: Session, run: Run, out: Path, *, shard_items: int = DEFAULT_SHARD_ITEMS
 ) -> Exported | None:
@@ -168,13 +214,12 @@ def _unfinished(bundle: Bundle) -> Iterator[tuple[GroupEntry, Item]]:
                 yield group, item
 
 
-@without_cycle_collector()
 def _export(
     session: Session,
     run: Run,
     out: Path,
     *,
-    stage: Literal["generation", "evaluation"],
+    stage: Stage,
     items: Iterator[Any],
     write: Callable[[BundleWriter, Iterator[Any]], int],
     shard_items: int,
@@ -182,59 +227,72 @@ def _export(
     first = next(items, None)
     if first is None:
         return None
-    info = BundleInfo(
+    with BundleWriter(out, _info(session, stage), shard_items=shard_items) as writer:
+        count = write(writer, itertools.chain((first,), items))
+        writer.name_run(run.run_id)
+    return _exported(session, run, writer, stage, count)
+
+
+def _info(session: Session, stage: Stage) -> BundleInfo:
+    """Return what a bundle is for; its run is named when it is known."""
+    return BundleInfo(
         stage=stage,
-        run_id=run.run_id,
-        created_for={"project": run.project, "benchmark": run.benchmark_id},
+        run_id=None,
+        created_for={
+            "project": session.project_name,
+            "benchmark": session.benchmark.benchmark_id,
+        },
         date=datetime.fromtimestamp(0, UTC).date().isoformat(),
         required_plugins=_required_plugins(session) if stage == "evaluation" else (),
     )
-    with contextlib.ExitStack() as stack:
-        writer = stack.enter_context(BundleWriter(out, info, shard_items=shard_items))
-        count = write(writer, itertools.chain((first,), items))
+
+
+def _exported(
+    session: Session, run: Run, writer: BundleWriter, stage: Stage, count: int
+) -> Exported:
     record_export(
-        session.store, digest=writer.digest, run=run.key, stage=stage, path=out, items=count
+        session.store, digest=writer.digest, run=run.key, stage=stage, path=writer.path, items=count
     )
     shards = sum(len(group.shards) for group in writer.manifest.groups)
-    return Exported(path=out, digest=writer.digest, items=count, shards=shards)
+    return Exported(path=writer.path, digest=writer.digest, items=count, shards=shards)
+
+
+class _CellParts(NamedTuple):
+    """What the lines of a cell's items share."""
+
+    group: GroupSpec
+    refs: bytes
+    """Canonical JSON."""
+    base_seed: int
 
 
 def _write_generation(
     session: Session,
     writer: BundleWriter,
-    items: Iterator[tuple[PlannedTrial, list[int]]],
+    items: Iterator[tuple[PlannedTrial, Sequence[int]]],
 ) -> int:
+    """Write the items; their lines are put together from parts that are serialised already."""
     components = _Components(writer)
-    current: int | None = None
+    known: dict[PlannedCell, _CellParts] = {}
+    current: GroupSpec | None = None
     count = 0
     for trial, samples in items:
-        model = components.get("model", trial.model)
-        if model != current:
-            writer.start_group(
-                GroupSpec(
-                    model=model,
-                    provider=trial.model.provider,
-                    model_id=trial.model.model_id,
-                    requirements={},
-                )
-            )
-            current = model
-        refs = {
-            "model": model,
-            "params": components.get("params", trial.params),
-            "prompt": components.get("prompt", trial.variant),
-            "slice": components.slice(session, trial.slice),
-        }
-        base = session.global_seed if trial.params.seed is None else trial.params.seed
+        parts = known.get(trial.cell)
+        if parts is None:
+            parts = known[trial.cell] = _cell_parts(session, components, trial.cell)
+        if parts.group != current:
+            current = parts.group
+            writer.start_group(current)
+        scored = trial.continuations
+        asked = b"" if scored is None else b'"continuations":%b,' % canonical_json(scored)
+        trial_id = trial.hash[: identity.ID_LENGTH].encode("ascii")
         for sample in samples:
-            seed = identity.candidate_seed(base, identity.candidate_id(trial.hash, sample))
-            writer.add(
-                {
-                    "id": trial.hash[: identity.ID_LENGTH],
-                    "refs": refs,
-                    "request": _request(trial, seed),
-                    "sample": sample,
-                },
+            seed = identity.candidate_seed(
+                parts.base_seed, identity.candidate_id(trial.hash, sample)
+            )
+            writer.add_canonical(
+                b'{"id":"%b","refs":%b,"request":{%b"messages":%b,"seed":%d},"sample":%d}'
+                % (trial_id, parts.refs, asked, trial.messages, seed, sample),
                 prompt_tokens=trial.prompt_tokens,
                 max_new_tokens=trial.max_new_tokens,
             )
@@ -242,11 +300,19 @@ def _write_generation(
     return count
 
 
-def _request(trial: PlannedTrial, seed: int) -> dict[str, Any]:
-    request: dict[str, Any] = {"messages": trial.messages, "seed": seed}
-    if trial.continuations is not None:
-        request["continuations"] = trial.continuations
-    return request
+def _cell_parts(session: Session, components: "_Components", cell: PlannedCell) -> _CellParts:
+    model, seed = components.get("model", cell.model), cell.params.seed
+    refs = {
+        "model": model,
+        "params": components.get("params", cell.params),
+        "prompt": components.get("prompt", cell.variant),
+        "slice": components.slice(session, cell.slice),
+    }
+    return _CellParts(
+        group=GroupSpec(model, cell.model.provider, cell.model.model_id),
+        refs=canonical_json(refs),
+        base_seed=session.global_seed if seed is None else seed,
+    )
 
 
 def _write_evaluation(session: Session, writer: BundleWriter, items: Iterator[PendingScore]) -> int:

@@ -40,7 +40,7 @@ def diff_plans(old: Session, new: Session) -> PlanDiff:
         if trial_key(trial.hash) in before:
             kept += 1
         else:
-            added[trial.slice.slice_id] += 1
+            added[trial.cell.slice.slice_id] += 1
     old_scores = _score_names(old)
     new_scores = _score_names(new)
     return PlanDiff(

@@ -1,21 +1,28 @@
 """Plan a benchmark into the store: trials, their items, and the score passes of the run."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from themis import identity
+from themis.errors import SpecValidationError
 from themis.handoff.session import Session
-from themis.planning.planner import PlannedTrial
+from themis.planning.planner import PlannedCell, PlannedTrial
 from themis.specs.generation import params_label
 from themis.storage.batches import batched, without_cycle_collector
-from themis.storage.plans import Run, RunRegistration, ScorePass, TrialRow, held_samples
-from themis_bundles import canonical_json
+from themis.storage.plans import (
+    INFRA_ERROR,
+    MODEL_ERROR,
+    OK,
+    Run,
+    ScorePass,
+    find_by_hash,
+    held_statuses,
+)
+from themis.storage.registration import Cell, RunRegistration, TrialRow
 
 BATCH = 2000
 """Trials per transaction: large enough to be fast, small enough to stay in memory."""
-
-_CellKey = tuple[int, int, int, int]
 
 
 @dataclass(frozen=True)
@@ -68,43 +75,119 @@ def register_plan(session: Session) -> RegisteredPlan:
         SpecValidationError: A dataset, a query, a prompt or a plugin's name is wrong.
         StorageError: The store cannot be written.
     """
-    store, benchmark = session.store, session.benchmark
-    passes = list(score_passes_of(session))
-    with store.transaction():
-        keys = _SpecKeys(session)
-        scores = [keys.score_pass(entry) for entry in passes]
-        benchmark_key = store.spec_key("benchmark", benchmark.canonical_dict())
-    registration = RunRegistration(
-        store,
-        benchmark=benchmark_key,
-        benchmark_id=benchmark.benchmark_id,
-        project=session.project_name,
-        global_seed=session.global_seed,
-        num_samples=benchmark.num_samples,
-    )
-    running = identity.plan_digest_start()
-    cells: dict[_CellKey, _CellCount] = {}
-    trials = 0
-    for batch in batched(session.trials(), BATCH):
-        registration.add([keys.row(trial) for trial in batch])
-        held = held_samples(store, [trial.hash for trial in batch], include_failed=False)
-        for trial in batch:
-            running.update(f"{trial.hash} {benchmark.num_samples}\n".encode("ascii"))
-            _count(cells, trial, benchmark.num_samples, held)
-        trials += len(batch)
-    plan_digest = running.hexdigest()
-    run_id = "run_" + identity.digest(
-        {
-            "benchmark": benchmark.canonical_hash,
-            "global_seed": session.global_seed,
-            "plan": plan_digest,
-            "scores": sorted(entry.evaluation_hash for entry in passes),
-        }
-    )
-    run = registration.finish(
-        run_id=run_id[:20], plan_digest=plan_digest, trials=trials, scores=scores
-    )
-    return RegisteredPlan(run, tuple(count.cell() for count in cells.values()))
+    planning = Planning(session)
+    for _ in planning.trials():
+        pass
+    return planning.finish()
+
+
+Held = Mapping[int, int]
+"""The status of each sample of a trial that the store holds."""
+
+_NOTHING: Held = {}
+
+
+class Planning:
+    """A plan on its way to the store: go through its trials, then finish it.
+
+    Raises:
+        SpecValidationError: A plugin's name is wrong.
+        StorageError: The store cannot be written.
+    """
+
+    def __init__(self, session: Session) -> None:
+        self._session = session
+        self._passes = list(score_passes_of(session))
+        store, benchmark = session.store, session.benchmark
+        with store.transaction():
+            self._keys = _SpecKeys(session)
+            self._scores = [self._keys.score_pass(entry) for entry in self._passes]
+            benchmark_key = store.spec_key("benchmark", benchmark.canonical_dict())
+        self._registration = RunRegistration(
+            store,
+            benchmark=benchmark_key,
+            benchmark_id=benchmark.benchmark_id,
+            project=session.project_name,
+            global_seed=session.global_seed,
+            num_samples=benchmark.num_samples,
+        )
+        self._cells: dict[PlannedCell, _CellCount] = {}
+        self._digest = PlanDigest(benchmark.num_samples)
+
+    def trials(self) -> Iterator[tuple[PlannedTrial, Held]]:
+        """Yield every trial, stored, with what the store holds of it.
+
+        Raises:
+            SpecValidationError: A dataset, a query or a prompt is wrong.
+            StorageError: The store cannot be written.
+        """
+        for batch in batched(self._session.trials(), BATCH):
+            held = self._registration.add([self._row(trial) for trial in batch])
+            self._digest.update(batch)
+            for place, trial in enumerate(batch):
+                of_trial = held.get(place, _NOTHING)
+                if of_trial:
+                    self._cells[trial.cell].count_held(of_trial)
+                yield trial, of_trial
+
+    def finish(self) -> RegisteredPlan:
+        """Give the run its id.
+
+        Raises:
+            SpecValidationError: Two trials are the same one.
+        """
+        session = self._session
+        run_id = "run_" + identity.digest(
+            {
+                "benchmark": session.benchmark.canonical_hash,
+                "global_seed": session.global_seed,
+                "plan": self._digest.hexdigest(),
+                "scores": sorted(entry.evaluation_hash for entry in self._passes),
+            }
+        )
+        run = self._registration.finish(
+            run_id=run_id[:20],
+            plan_digest=self._digest.hexdigest(),
+            trials=sum(count.trials for count in self._cells.values()),
+            scores=self._scores,
+        )
+        return RegisteredPlan(run, tuple(count.cell() for count in self._cells.values()))
+
+    def _row(self, trial: PlannedTrial) -> TrialRow:
+        count = self._cells.get(trial.cell)
+        if count is None:
+            code = self._registration.cell(self._keys.cell(trial.cell))
+            samples = self._session.benchmark.num_samples
+            count = self._cells[trial.cell] = _CellCount(code, trial, samples)
+        count.trials += 1
+        count.prompt_tokens += trial.prompt_tokens
+        item = trial.item
+        return TrialRow(
+            trial.hash,
+            count.code,
+            trial.place,
+            item.hash,
+            item.item_id,
+            item.canonical if self._session.keep_payloads else None,
+            trial.prompt_hash,
+        )
+
+
+class PlanDigest:
+    """The running digest of a plan: its trials in their order, and the samples of each."""
+
+    def __init__(self, num_samples: int) -> None:
+        self._running = identity.plan_digest_start()
+        self._end = f" {num_samples}\n"
+
+    def update(self, trials: Sequence[PlannedTrial]) -> None:
+        """Take the next trials."""
+        lines = "".join([trial.hash + self._end for trial in trials])
+        self._running.update(lines.encode("ascii"))
+
+    def hexdigest(self) -> str:
+        """Return the digest of all trials so far."""
+        return self._running.hexdigest()
 
 
 @dataclass(frozen=True)
@@ -159,7 +242,6 @@ class _SpecKeys:
     def __init__(self, session: Session) -> None:
         store, benchmark = session.store, session.benchmark
         self._store = store
-        self._keep_payloads = session.keep_payloads
         self._models = {
             id(model): store.spec_key("model", model.canonical_dict()) for model in benchmark.models
         }
@@ -173,23 +255,13 @@ class _SpecKeys:
             )
             for part in benchmark.slices
         }
-        self._params: dict[int, int] = {}
 
-    def row(self, trial: PlannedTrial) -> TrialRow:
-        params = self._params.get(id(trial.params))
-        if params is None:
-            params = self._store.spec_key("params", trial.params.canonical_dict())
-            self._params[id(trial.params)] = params
-        return TrialRow(
-            hash=trial.hash,
-            slice=self._slices[trial.slice.slice_id],
-            model=self._models[id(trial.model)],
-            variant=self._variants[trial.variant.id],
-            params=params,
-            item_hash=trial.item.hash,
-            item_id=trial.item.item_id,
-            item_payload=canonical_json(trial.item.payload) if self._keep_payloads else None,
-            prompt_hash=trial.prompt_hash,
+    def cell(self, cell: PlannedCell) -> Cell:
+        return Cell(
+            slice=self._slices[cell.slice.slice_id],
+            model=self._models[id(cell.model)],
+            variant=self._variants[cell.variant.id],
+            params=self._store.spec_key("params", cell.params.canonical_dict()),
         )
 
     def score_pass(self, entry: PlannedPass) -> ScorePass:
@@ -209,60 +281,70 @@ class _SpecKeys:
 class _CellCount:
     """What is counted for one row of the matrix."""
 
+    code: int
+    """The number by which the registration knows the cell."""
     first: PlannedTrial
+    samples: int
     trials: int = 0
-    candidates: int = 0
     held: int = 0
     prompt_tokens: int = 0
-    max_new_tokens: int = 0
+
+    def count_held(self, held: Held) -> None:
+        self.held += sum(
+            status <= MODEL_ERROR for sample, status in held.items() if sample < self.samples
+        )
 
     def cell(self) -> PlanCell:
-        params = self.first.params
+        cell = self.first.cell
+        candidates = self.trials * self.samples
         return PlanCell(
-            model_id=self.first.model.model_id,
-            slice_id=self.first.slice.slice_id,
-            prompt_variant_id=self.first.variant.id,
-            params=params_label(params.temperature, params.max_tokens),
-            params_hash=params.spec_hash,
-            generates=self.first.slice.generation is not None,
+            model_id=cell.model.model_id,
+            slice_id=cell.slice.slice_id,
+            prompt_variant_id=cell.variant.id,
+            params=params_label(cell.params.temperature, cell.params.max_tokens),
+            params_hash=cell.params.spec_hash,
+            generates=cell.slice.generation is not None,
             trials=self.trials,
-            candidates=self.candidates,
+            candidates=candidates,
             held=self.held,
-            prompt_tokens=self.prompt_tokens,
-            max_new_tokens=self.max_new_tokens,
+            prompt_tokens=self.prompt_tokens * self.samples,
+            max_new_tokens=self.first.max_new_tokens * candidates,
         )
 
 
-def _count(
-    cells: dict[_CellKey, _CellCount],
-    trial: PlannedTrial,
-    samples: int,
-    held: set[tuple[str, int]],
-) -> None:
-    key = (id(trial.model), id(trial.slice), id(trial.variant), id(trial.params))
-    count = cells.get(key)
-    if count is None:
-        count = cells[key] = _CellCount(trial)
-    count.trials += 1
-    count.candidates += samples
-    if held:
-        count.held += sum((trial.hash, sample) in held for sample in range(samples))
-    count.prompt_tokens += trial.prompt_tokens * samples
-    count.max_new_tokens += trial.max_new_tokens * samples
+def planned_trials(session: Session, run: Run) -> Iterator[tuple[PlannedTrial, Held]]:
+    """Yield the trials of a registered plan with what the store holds of them.
+
+    Raises:
+        SpecValidationError: After the last one, when they are not those of the run any more.
+    """
+    digest = PlanDigest(run.num_samples)
+    for batch in batched(session.trials(), BATCH):
+        digest.update(batch)
+        hashes = bytes.fromhex("".join([trial.hash for trial in batch]))
+        held = held_statuses(session.store, find_by_hash(session.store, "trial", hashes))
+        for place, trial in enumerate(batch):
+            yield trial, held.get(place, _NOTHING)
+    if digest.hexdigest() != run.plan_digest:
+        raise SpecValidationError(
+            f"The benchmark or a dataset changed after {run.run_id} was planned. Plan it again."
+        )
 
 
 def pending_samples(
-    session: Session, *, include_failed: bool
+    trials: Iterable[tuple[PlannedTrial, Held]], num_samples: int, *, include_failed: bool
 ) -> Iterator[tuple[PlannedTrial, Sequence[int]]]:
-    """Yield each trial that still has samples to generate, in plan order, with those samples."""
-    samples = range(session.benchmark.num_samples)
-    for batch in batched(session.trials(), BATCH):
-        held = held_samples(
-            session.store, [trial.hash for trial in batch], include_failed=include_failed
-        )
-        for trial in batch:
-            if trial.slice.generation is None:
-                continue
-            still = [sample for sample in samples if (trial.hash, sample) not in held]
-            if still:
-                yield trial, still
+    """Yield each trial that still has samples to generate, in plan order, with those samples.
+
+    An answer is held, and so is an item that failed by its own fault, unless `include_failed`
+    asks for failed items again. A failure of the engine or the node is never held.
+    """
+    every = range(num_samples)
+    worst = OK if include_failed else MODEL_ERROR
+    for trial, held in trials:
+        if trial.cell.slice.generation is None:
+            continue
+        if not held:
+            yield trial, every
+        elif still := [sample for sample in every if held.get(sample, INFRA_ERROR) > worst]:
+            yield trial, still

@@ -11,8 +11,9 @@ that silently leaves a dataset changes the denominator.
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
 from typing import Any, NamedTuple
+
+import msgspec
 
 from themis.errors import ErrorCode, SpecValidationError
 from themis_bundles import CanonicalError, canonical_json, sha256_hex
@@ -21,8 +22,7 @@ ID_FIELDS = ("item_id", "id")
 """The fields that name an item, in the order they are tried."""
 
 
-@dataclass(frozen=True, slots=True)
-class DataItem:
+class DataItem(msgspec.Struct, frozen=True, gc=False):
     """One item of a dataset, as prompts and metrics see it."""
 
     item_id: str
@@ -36,6 +36,9 @@ class DataItem:
 
     hash: str
     """SHA-256 over the canonical JSON of the payload, 64 hex characters."""
+
+    canonical: bytes
+    """The canonical JSON of the payload."""
 
 
 class Row(NamedTuple):
@@ -99,6 +102,7 @@ def read_items(rows: Callable[[], Iterable[Row]]) -> Iterator[DataItem]:
                 payload=item.payload,
                 metadata=item.metadata,
                 hash=sha256_hex((item.hash + suffix).encode()),
+                canonical=item.canonical,
             )
 
 
@@ -117,7 +121,8 @@ def project(item: DataItem, fields: Iterable[str]) -> DataItem:
             code=ErrorCode.ITEM_LOAD,
         )
     payload = {field: item.payload[field] for field in wanted}
-    return DataItem(item.item_id, payload, item.metadata, sha256_hex(canonical_json(payload)))
+    canonical = canonical_json(payload)
+    return DataItem(item.item_id, payload, item.metadata, sha256_hex(canonical), canonical)
 
 
 def text_of(value: Any) -> str:
@@ -140,21 +145,21 @@ def fingerprint(hashes: Iterable[str]) -> str:
 def _item(row: Row) -> tuple[DataItem, bool]:
     """Return the item of a row, and whether its id was given rather than made."""
     value = row.value
-    if value is None or isinstance(value, str | int | float):
-        payload: Mapping[str, Any] = {"value": value}
-    elif isinstance(value, Mapping):
-        payload = dict(value)
+    named = type(value) is dict or isinstance(value, Mapping)
+    if named:
+        payload: dict[str, Any] = value if type(value) is dict else dict(value)
+    elif value is None or isinstance(value, str | int | float):
+        payload = {"value": value}
     else:
         raise row.refuse(f"an item must be an object or a scalar, not {type(value).__name__}")
     try:
-        content = sha256_hex(canonical_json(payload))
+        canonical = canonical_json(payload)
     except CanonicalError as error:
         raise row.refuse(f"the item is not portable JSON: {error}") from error
-    given = _given_id(row) if isinstance(value, Mapping) else None
-    if given is None:
-        made = content if isinstance(value, Mapping) else text_of(value)
-        return DataItem(made, payload, metadata_of(payload), content), False
-    return DataItem(given, payload, metadata_of(payload), content), True
+    content = sha256_hex(canonical)
+    given = _given_id(row) if named else None
+    name = given or (content if named else text_of(value))
+    return DataItem(name, payload, metadata_of(payload), content, canonical), given is not None
 
 
 def _given_id(row: Row) -> str | None:
@@ -162,6 +167,8 @@ def _given_id(row: Row) -> str | None:
         value = row.value.get(field)
         if value is None:
             continue
+        if type(value) is str and value:
+            return value
         if isinstance(value, bool) or not isinstance(value, str | int) or value == "":
             raise row.refuse(f"{field} must be text or a whole number, not {value!r}")
         return str(value)

@@ -11,12 +11,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from themis.identity import prompt_hash, slice_hash, trial_hash, variant_hash
+import msgspec
+
+from themis.identity import prompt_hash, slice_hash, trial_hasher, variant_hash
 from themis.planning.continuations import compile_continuations
 from themis.planning.datasets import Provider, load_items
 from themis.planning.items import DataItem
 from themis.planning.prompts import compile_variant, item_namespace
 from themis.specs import BenchmarkSpec, InferenceParamsSpec, ModelSpec, PromptVariantSpec, SliceSpec
+from themis_bundles import canonical_json, sha256_hex
 
 KEEP_ITEMS = 20_000
 """Slices of up to so many items are kept in memory between variants and models."""
@@ -25,34 +28,37 @@ CHARACTERS_PER_TOKEN = 4
 """A rule of thumb for English text, used for estimates only."""
 
 
-@dataclass(frozen=True, slots=True)
-class PlannedTrial:
-    """One trial, with its rendered prompt."""
+@dataclass(frozen=True, eq=False)
+class PlannedCell:
+    """What neighbouring trials share: all but their items."""
 
-    hash: str
     model: ModelSpec
     slice: SliceSpec
     variant: PromptVariantSpec
     params: InferenceParamsSpec
+
+
+class PlannedTrial(msgspec.Struct, frozen=True, gc=False):
+    """One trial, with its rendered prompt."""
+
+    hash: str
+    cell: PlannedCell
+    """One object for all trials of a cell."""
     item: DataItem
-    messages: list[dict[str, str]]
+    place: int
+    """The place of the item among those of its slice."""
+    messages: bytes
+    """The rendered messages as canonical JSON."""
     prompt_hash: str
+    prompt_tokens: int
+    """An estimate of the tokens to read; each continuation is read with the prompt."""
     continuations: list[str] | None = None
     """The texts to score; None when an answer is generated."""
 
     @property
-    def prompt_tokens(self) -> int:
-        """An estimate of the tokens to read; each continuation is read with the prompt."""
-        characters = sum(len(message["content"]) for message in self.messages)
-        if self.continuations is not None:
-            characters *= len(self.continuations)
-            characters += sum(map(len, self.continuations))
-        return -(-characters // CHARACTERS_PER_TOKEN)
-
-    @property
     def max_new_tokens(self) -> int:
         """The most tokens that may be generated."""
-        return self.params.max_tokens if self.continuations is None else 0
+        return self.cell.params.max_tokens if self.continuations is None else 0
 
 
 def plan_trials(
@@ -81,39 +87,62 @@ def plan_trials(
         part.slice_id: _ItemSource(part, base_dir, global_seed, providers)
         for part in benchmark.slices
     }
+    uses = {
+        part.slice_id: len(benchmark.models) * len(benchmark.variants_of(part))
+        for part in benchmark.slices
+    }
     for model in benchmark.models:
         model_hash = model.canonical_hash
         for part in benchmark.slices:
             part_hash = slice_hash(benchmark.benchmark_id, part.slice_id)
             part_names = slice_namespace(benchmark, part)
             for variant in benchmark.variants_of(part):
-                name_hash = variant_hash(variant.id)
                 compiled = compile_variant(variant)
                 scored = compile_continuations(variant)
-                for item in sources[part.slice_id]:
+                cells = [
+                    (
+                        PlannedCell(model, part, variant, params),
+                        trial_hasher(
+                            slice_=part_hash,
+                            model=model_hash,
+                            variant=variant_hash(variant.id),
+                            params=params_hash,
+                        ),
+                    )
+                    for params, params_hash in grid
+                ]
+                uses[part.slice_id] -= 1
+                items = sources[part.slice_id].items(keep=uses[part.slice_id] > 0)
+                for place, item in enumerate(items):
                     names = item_namespace(item.item_id, item.payload, item.metadata)
                     messages = compiled.render(names, part_names)
                     continuations = None if scored is None else scored.of(names, part_names)
-                    rendered = prompt_hash(messages, continuations)
-                    for params, params_hash in grid:
+                    rendered = canonical_json(messages)
+                    asked = (
+                        sha256_hex(rendered)
+                        if continuations is None
+                        else prompt_hash(messages, continuations)
+                    )
+                    tokens = _prompt_tokens(messages, continuations)
+                    for cell, hash_of in cells:
                         yield PlannedTrial(
-                            hash=trial_hash(
-                                slice_=part_hash,
-                                model=model_hash,
-                                variant=name_hash,
-                                params=params_hash,
-                                item=item.hash,
-                                prompt=rendered,
-                            ),
-                            model=model,
-                            slice=part,
-                            variant=variant,
-                            params=params,
-                            item=item,
-                            messages=messages,
-                            prompt_hash=rendered,
-                            continuations=continuations,
+                            hash_of(item.hash, asked),
+                            cell,
+                            item,
+                            place,
+                            rendered,
+                            asked,
+                            tokens,
+                            continuations,
                         )
+
+
+def _prompt_tokens(messages: list[dict[str, str]], continuations: list[str] | None) -> int:
+    characters = sum([len(message["content"]) for message in messages])
+    if continuations is not None:
+        characters *= len(continuations)
+        characters += sum(map(len, continuations))
+    return -(-characters // CHARACTERS_PER_TOKEN)
 
 
 def slice_namespace(benchmark: BenchmarkSpec, part: SliceSpec) -> Mapping[str, Any]:
@@ -136,9 +165,13 @@ class _ItemSource:
         )
         self._kept: list[DataItem] | None = None
 
-    def __iter__(self) -> Iterator[DataItem]:
+    def items(self, *, keep: bool) -> Iterator[DataItem]:
+        """Yield the items; `keep` says that they will be asked for again."""
         if self._kept is not None:
             yield from self._kept
+            return
+        if not keep:
+            yield from self._load()
             return
         keeping: list[DataItem] | None = []
         for item in self._load():

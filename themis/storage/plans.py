@@ -1,37 +1,20 @@
 """Plans in the store: which trials a run consists of, and which of them are still open."""
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
 
 from themis.errors import SpecValidationError
-from themis.records.score_table import ScoreStatus
-from themis.storage.store import Store, now
+from themis.storage.store import Store
 
 OK, MODEL_ERROR, INFRA_ERROR = 0, 1, 2
 """What `candidates.status` holds."""
 
 STATUS_NAMES = {OK: "ok", MODEL_ERROR: "model_error", INFRA_ERROR: "infra_error"}
-
-
-ABANDONED_AFTER = 86_400.0
-"""Seconds after which a plan that was never finished is removed; no plan takes a day."""
-
-
-@dataclass(frozen=True, slots=True)
-class TrialRow:
-    """One trial of a plan, as the store keeps it."""
-
-    hash: str
-    slice: int
-    model: int
-    variant: int
-    params: int
-    item_hash: str
-    item_id: str
-    item_payload: bytes | None
-    prompt_hash: str
 
 
 @dataclass(frozen=True)
@@ -60,109 +43,6 @@ class Run:
     plan_digest: str
     trials: int
     planned_at: float
-
-
-class RunRegistration:
-    """Write a plan to the store in batches; it becomes a run when it is finished.
-
-    A plan that is never finished leaves a run without an id, which nothing reads and a later
-    registration removes.
-    """
-
-    def __init__(
-        self,
-        store: Store,
-        *,
-        benchmark: int,
-        benchmark_id: str,
-        project: str,
-        global_seed: int,
-        num_samples: int,
-    ) -> None:
-        self._store = store
-        with store.transaction() as db:
-            abandoned = "SELECT id FROM runs WHERE run_id IS NULL AND planned_at < ?"
-            _forget(db.execute(abandoned, (now() - ABANDONED_AFTER,)).fetchall(), store)
-            cursor = db.execute(
-                "INSERT INTO runs (benchmark_id, benchmark, project, global_seed, num_samples,"
-                " planned_at) VALUES (?, ?, ?, ?, ?, ?)",
-                (benchmark_id, benchmark, project, global_seed, num_samples, now()),
-            )
-            self._run = int(cursor.lastrowid or 0)
-
-    def add(self, trials: Sequence[TrialRow]) -> None:
-        """Store a batch of trials and their items."""
-        encode = self._store.payloads.encode
-        items = {row.item_hash: row for row in trials}
-        with self._store.transaction() as db:
-            known = _known_items(self._store, items)
-            db.executemany(
-                "INSERT INTO items (hash, item_id, payload) VALUES (?, ?, ?)"
-                " ON CONFLICT (hash) DO UPDATE SET payload = excluded.payload"
-                " WHERE items.payload IS NULL",
-                (
-                    (
-                        bytes.fromhex(key),
-                        row.item_id,
-                        None if row.item_payload is None else encode(row.item_payload),
-                    )
-                    for key, row in items.items()
-                    if key not in known
-                ),
-            )
-            db.executemany(
-                "INSERT INTO trials (key, hash, slice, model, variant, params, item, prompt_hash)"
-                " VALUES (?, ?, ?, ?, ?, ?, (SELECT id FROM items WHERE hash = ?), ?)"
-                " ON CONFLICT (key) DO NOTHING",
-                (
-                    (
-                        trial_key(row.hash),
-                        bytes.fromhex(row.hash),
-                        row.slice,
-                        row.model,
-                        row.variant,
-                        row.params,
-                        bytes.fromhex(row.item_hash),
-                        bytes.fromhex(row.prompt_hash),
-                    )
-                    for row in trials
-                ),
-            )
-            db.executemany(
-                "INSERT INTO run_trials (run, trial) SELECT ?, id FROM trials WHERE key = ?",
-                ((self._run, trial_key(row.hash)) for row in trials),
-            )
-
-    def finish(
-        self, *, run_id: str, plan_digest: str, trials: int, scores: Iterable[ScorePass]
-    ) -> Run:
-        """Give the run its id; planning the same run again keeps the first registration."""
-        with self._store.transaction() as db:
-            found = db.execute("SELECT id FROM runs WHERE run_id = ?", (run_id,)).fetchone()
-            if found:
-                _forget([(self._run,)], self._store)
-                db.execute("UPDATE runs SET planned_at = ? WHERE id = ?", (now(), found[0]))
-            else:
-                db.execute(
-                    "UPDATE runs SET run_id = ?, plan_digest = ?, trials = ? WHERE id = ?",
-                    (run_id, plan_digest, trials, self._run),
-                )
-                db.executemany(
-                    "INSERT INTO run_scores (run, slice, evaluation, transform, name, metrics)"
-                    " VALUES (?, ?, ?, ?, ?, ?)",
-                    (
-                        (
-                            self._run,
-                            entry.slice,
-                            entry.evaluation,
-                            entry.transform,
-                            entry.name,
-                            json.dumps(entry.metrics),
-                        )
-                        for entry in scores
-                    ),
-                )
-        return find_run(self._store, run_id)
 
 
 def find_run(store: Store, name: str) -> Run:
@@ -225,48 +105,31 @@ def score_passes(store: Store, run: Run) -> list[ScorePass]:
     ]
 
 
-def held_samples(
-    store: Store, hashes: Sequence[str], *, include_failed: bool
-) -> set[tuple[str, int]]:
-    """Return the (trial, sample) pairs of these trials that need no more generation.
-
-    An answer is held, and so is an item that failed by its own fault, unless `include_failed`
-    asks for failed items again. A failure of the engine or the node is never held.
-    """
-    worst = OK if include_failed else MODEL_ERROR
-    marks = ",".join("?" * len(hashes))
-    rows = store.db.execute(
-        "SELECT t.hash, c.sample FROM trials t JOIN candidates c ON c.trial = t.id"  # noqa: S608
-        f" WHERE c.status <= ? AND t.key IN ({marks})",
-        (worst, *map(trial_key, hashes)),
-    )
-    return {(row[0].hex(), row[1]) for row in rows}
-
-
-def held_candidates(store: Store, keys: Sequence[bytes]) -> list[tuple[int, int, int]]:
-    """Return (trial, sample, status) of every candidate that the store holds of these trials.
+def held_statuses(store: Store, trials: Mapping[int, int]) -> dict[int, dict[int, int]]:
+    """Return the status of every sample that the store holds of these trials.
 
     Args:
         store: The store.
-        keys: The trials' keys (`trial_key`), at most a thousand or so at a time.
+        trials: Ids of trials, by whatever names them for the caller.
+
+    Returns:
+        By the caller's name, the status by sample; nothing for a trial without samples.
     """
-    marks = ",".join("?" * len(keys))
-    return store.db.execute(
-        "SELECT c.trial, c.sample, c.status FROM trials t"  # noqa: S608
-        f" JOIN candidates c ON c.trial = t.id WHERE t.key IN ({marks})",
-        keys,
-    ).fetchall()
+    if not trials:
+        return {}
+    names: dict[int, list[int]] = {}
+    for name, trial in trials.items():
+        names.setdefault(trial, []).append(name)
+    held: dict[int, dict[int, int]] = {}
+    for trial, sample, status in _candidates(store, list(names)):
+        for name in names[trial]:
+            held.setdefault(name, {})[sample] = status
+    return held
 
 
-def held_scores(store: Store, keys: Sequence[bytes]) -> list[tuple[int, int, int]]:
-    """Return each (trial, sample, evaluation) of these trials that no failed metric leaves open."""
-    marks = ",".join("?" * len(keys))
-    return store.db.execute(
-        "SELECT s.trial, s.sample, s.evaluation FROM trials t"  # noqa: S608
-        f" JOIN scores s ON s.trial = t.id WHERE t.key IN ({marks})"
-        " GROUP BY s.trial, s.sample, s.evaluation HAVING sum(s.status = ?) = 0",
-        (*keys, ScoreStatus.METRIC_FAILED),
-    ).fetchall()
+def trial_key(trial_hash: str) -> bytes:
+    """Return the key under which a trial is found: the first 128 bits of its hash."""
+    return bytes.fromhex(trial_hash[:32])
 
 
 class FoundTrial(NamedTuple):
@@ -284,39 +147,69 @@ class FoundTrial(NamedTuple):
 
 def find_trials(store: Store, run: Run, keys: Sequence[bytes]) -> list[FoundTrial]:
     """Return the trials of a run that have these keys (`trial_key`), in any order."""
-    marks = ",".join("?" * len(keys))
+    ids = _ids_of(store, keys)
+    marks = ",".join("?" * len(ids))
     rows = store.db.execute(
-        # The order of a cross join is fixed: trials are found by key, not by run.
+        # The order of a cross join is fixed: trials are found by id, not by run.
         "SELECT t.id, t.hash, t.slice, m.hash, p.hash, t.prompt_hash, i.hash, i.item_id"  # noqa: S608
         " FROM trials t CROSS JOIN run_trials r CROSS JOIN specs m CROSS JOIN specs p"
         " CROSS JOIN items i"
-        f" WHERE t.key IN ({marks}) AND r.run = ? AND r.trial = t.id"
+        f" WHERE t.id IN ({marks}) AND r.run = ? AND r.trial = t.id"
         " AND m.id = t.model AND p.id = t.params AND i.id = t.item",
-        (*keys, run.key),
+        (*ids, run.key),
     )
     return [FoundTrial(*row) for row in rows]
 
 
-def trial_key(trial_hash: str) -> bytes:
-    """Return the key under which a trial is found: the first 128 bits of its hash."""
-    return bytes.fromhex(trial_hash[:32])
+def find_by_hash(
+    store: Store, kind: Literal["trial", "item"], hashes: bytes, *, length: int = 32
+) -> dict[int, int]:
+    """Return the ids of those of these trials or items that finished plans brought.
+
+    Args:
+        store: The store.
+        kind: What to look for.
+        hashes: The hashes, or the beginning of each, one after the other.
+        length: How many bytes each of them has, at least 8.
+
+    Returns:
+        The id by the place in `hashes`.
+    """
+    places: dict[int, list[int]] = {}
+    for place, key in enumerate(keys_of(hashes, length).tolist()):
+        places.setdefault(key, []).append(place)
+    rows = "trials" if kind == "trial" else "item_rows"
+    marks = ",".join("?" * len(places))
+    found: dict[int, int] = {}
+    for key, number, whole in store.db.execute(
+        f"SELECT k.key, r.id, substr(r.hash, 1, ?) FROM {kind}_keys k"  # noqa: S608
+        f" JOIN {rows} r ON r.id = k.{kind} WHERE k.key IN ({marks})",
+        (length, *places),
+    ):
+        for place in places[key]:
+            if hashes[place * length : place * length + length] == whole:
+                found[place] = number
+    return found
 
 
-def _known_items(store: Store, items: Mapping[str, TrialRow]) -> set[str]:
-    """Return which of these items the store holds with all that they bring."""
-    marks = ",".join("?" * len(items))
-    rows = store.db.execute(
-        f"SELECT hash, payload IS NOT NULL FROM items WHERE hash IN ({marks})",  # noqa: S608
-        [bytes.fromhex(key) for key in items],
-    )
-    return {
-        digest.hex()
-        for digest, has_payload in rows
-        if has_payload or items[digest.hex()].item_payload is None
-    }
+def keys_of(hashes: bytes, length: int = 32) -> npt.NDArray[np.int64]:
+    """Return the keys of hashes: their first 64 bits, as the database's signed integers.
+
+    Args:
+        hashes: The hashes, or the beginning of each, one after the other.
+        length: How many bytes each of them has.
+    """
+    heads = np.frombuffer(hashes, np.uint8).reshape(-1, length)[:, :8]
+    return np.ascontiguousarray(heads).view(">i8")[:, 0].astype(np.int64)
 
 
-def _forget(runs: Iterable[tuple[int]], store: Store) -> None:
-    for (run,) in runs:
-        store.db.execute("DELETE FROM run_trials WHERE run = ?", (run,))
-        store.db.execute("DELETE FROM runs WHERE id = ?", (run,))
+def _ids_of(store: Store, keys: Sequence[bytes]) -> list[int]:
+    return sorted(find_by_hash(store, "trial", b"".join(keys), length=16).values())
+
+
+def _candidates(store: Store, trials: Sequence[int]) -> list[tuple[int, int, int]]:
+    marks = ",".join("?" * len(trials))
+    return store.db.execute(
+        f"SELECT trial, sample, status FROM candidates WHERE trial IN ({marks})",  # noqa: S608
+        trials,
+    ).fetchall()

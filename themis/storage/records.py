@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from themis.identity import candidate_id
-from themis.storage.plans import Run
+from themis.storage.plans import Run, keys_of
 from themis.storage.projections import EXTRACTION_FAILED, METRIC_FAILED, event_record
 from themis.storage.store import Store
 

@@ -7,7 +7,10 @@ Events are the truth. `candidates` and `scores` are projections: dropping them a
 FORMAT = 1
 """The version of these tables; a store of a higher version is refused."""
 
-# `trials.key` is the first half of the hash, which is what a bundle's line carries.
+# `trial_keys` and `item_keys` find trials and items by the first 64 bits of their hash. They are
+# written in their own order when a plan is finished: an index that grows at random places costs
+# more than the rows. What `unfinished` lists is found by nothing, and goes when its plan goes.
+# `item_rows.block` is the first item of the block that holds the content (themis.storage.items).
 TABLES = """
 CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
 
@@ -16,14 +19,27 @@ CREATE TABLE specs (
     UNIQUE (kind, hash)
 );
 CREATE TABLE metrics (id INTEGER PRIMARY KEY, name TEXT NOT NULL UNIQUE);
-CREATE TABLE items (
-    id INTEGER PRIMARY KEY, hash BLOB NOT NULL UNIQUE, item_id TEXT NOT NULL, payload BLOB
+CREATE TABLE item_rows (
+    id INTEGER PRIMARY KEY, hash BLOB NOT NULL, item_id TEXT NOT NULL, block INTEGER
 );
+CREATE TABLE item_blocks (first INTEGER PRIMARY KEY, payloads BLOB NOT NULL);
+CREATE VIEW items AS
+    SELECT id, hash, item_id, item_payload(id, block) AS payload FROM item_rows;
+CREATE TABLE item_keys (
+    key INTEGER NOT NULL, item INTEGER NOT NULL, PRIMARY KEY (key, item)
+) WITHOUT ROWID;
 CREATE TABLE trials (
-    id INTEGER PRIMARY KEY, key BLOB NOT NULL UNIQUE, hash BLOB NOT NULL,
-    slice INTEGER NOT NULL, model INTEGER NOT NULL, variant INTEGER NOT NULL,
-    params INTEGER NOT NULL, item INTEGER NOT NULL, prompt_hash BLOB NOT NULL
+    id INTEGER PRIMARY KEY, hash BLOB NOT NULL, slice INTEGER NOT NULL, model INTEGER NOT NULL,
+    variant INTEGER NOT NULL, params INTEGER NOT NULL, item INTEGER NOT NULL,
+    prompt_hash BLOB NOT NULL
 );
+CREATE TABLE trial_keys (
+    key INTEGER NOT NULL, trial INTEGER NOT NULL, PRIMARY KEY (key, trial)
+) WITHOUT ROWID;
+CREATE TABLE unfinished (
+    run INTEGER NOT NULL, kind TEXT NOT NULL, first INTEGER NOT NULL, last INTEGER NOT NULL,
+    PRIMARY KEY (run, kind, first)
+) WITHOUT ROWID;
 
 CREATE TABLE runs (
     id INTEGER PRIMARY KEY, run_id TEXT UNIQUE, benchmark_id TEXT NOT NULL,

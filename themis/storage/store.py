@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from themis.errors import ErrorCode, StorageError
+from themis.storage.items import ItemReader
 from themis.storage.payloads import Payloads
 from themis.storage.schema import FORMAT, TABLES
 from themis_bundles import canonical_json, sha256_hex
@@ -36,6 +37,7 @@ class Store:
         self.root = root
         self.db = db
         self.payloads = Payloads(root / "artifacts")
+        ItemReader(db, self.payloads)
 
     @contextlib.contextmanager
     def transaction(self) -> Iterator[sqlite3.Connection]:

@@ -38,7 +38,7 @@ def test_a_subset_without_a_seed_is_the_first_items_and_reads_no_further() -> No
     def endless() -> Iterator[DataItem]:
         nonlocal read
         for read in itertools.count(1):
-            yield DataItem(str(read), {}, {}, "0" * 64)
+            yield DataItem(str(read), {}, {}, "0" * 64, b"{}")
 
     items = list(select(endless, DatasetQuerySpec.subset(3), global_seed=1))
 
