@@ -1,11 +1,15 @@
 """Given continuations are scored as a forward pass of the model itself scores them."""
 
 import inspect
+import json
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
+from click.testing import CliRunner
 
+from themis.cli import main
 from themis.providers import (
     Completion,
     Engine,
@@ -15,6 +19,10 @@ from themis.providers import (
     Sampling,
     hf_likelihood,
 )
+from themis.results.aggregate import aggregate
+from themis.storage import open_store
+from themis.storage.plans import find_run
+from themis.storage.tables import read_scores
 
 pytestmark = [
     pytest.mark.engine,
@@ -296,3 +304,59 @@ def test_the_logits_of_a_batch_keep_to_their_memory(
 
     assert max(seen) <= 20
     assert len(seen) > 10
+
+
+def test_multiple_choice_by_themis_run_knows_what_the_model_knows(
+    model_engine: Engine,
+    lend: Callable[[Engine], None],
+    qa: list[tuple[str, str]],
+    tmp_path: Path,
+    tiny_chat: Path,
+) -> None:
+    rows = [
+        {"question": qa[n][0], "choices": [qa[n + 1][1], qa[n][1], "no"], "answer": qa[n][1]}
+        for n in range(0, 60, 3)
+    ]
+    rows[0]["choices"].append("word " * 3000)  # type: ignore[attr-defined]
+    (tmp_path / "questions.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (tmp_path / "benchmark.toml").write_text(
+        MULTIPLE_CHOICE.replace("PROVIDER", model_engine.describe()["engine"])
+    )
+    (tmp_path / "project.toml").write_text(
+        'project_name = "tests"\nresearcher_id = "nobody"\nglobal_seed = 7\n'
+        '[storage]\nbackend = "sqlite_blob"\nroot_dir = "store"\n'
+    )
+    lend(model_engine)
+
+    done = CliRunner().invoke(
+        main, ["run", str(tmp_path / "benchmark.toml"), "--model", f"tiny={tiny_chat}", "--json"]
+    )
+
+    # The first item is longer than the context: it fails, and the others are scored.
+    assert done.exit_code == 1, done.output
+    with open_store(tmp_path / "store") as store:
+        scores = aggregate(read_scores(store, find_run(store, "latest")), ["metric_id"])
+    found = {row.keys["metric_id"]: row for row in scores}
+    assert found["choice_loglikelihood_acc"].mean == 1.0
+    assert (found["choice_loglikelihood_brier"].mean or 1.0) < 1e-3
+    assert [(row.n_scored, row.n_failed) for row in scores] == [(19, 1)] * 2
+
+
+MULTIPLE_CHOICE = """
+benchmark_id = "choices"
+models = [{ model_id = "tiny", provider = "PROVIDER" }]
+inference_grid = { params = [{}] }
+
+[[prompt_variants]]
+id = "likelihood"
+messages = [{ role = "user", content = "{item.question}" }]
+continuations = { field = "choices" }
+
+[[slices]]
+slice_id = "facts"
+dataset = { source = "local", data_dir = "questions.jsonl" }
+generation = {}
+scores = [
+    { name = "choice", metrics = ["choice_loglikelihood_acc", "choice_loglikelihood_brier"] },
+]
+"""
