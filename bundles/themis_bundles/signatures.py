@@ -19,7 +19,7 @@ from themis_bundles import allowed_signers as signers
 from themis_bundles import files, sshsig
 from themis_bundles.attempts import list_folder
 from themis_bundles.bag import TAG_MANIFEST
-from themis_bundles.errors import SignatureRefusedError, SignatureToolError
+from themis_bundles.errors import BundleInvalidError, SignatureRefusedError, SignatureToolError
 
 NAMESPACE = "themis-bundle"
 """What a signature is for, so that one made for something else proves nothing here."""
@@ -62,10 +62,10 @@ def sign(bundle: Path, key: Path) -> Path:
 
     Raises:
         SignatureToolError: When ssh-keygen is missing, too old, or cannot use the key.
+        BundleInvalidError: When the bundle has no tag manifest.
         BundleWriteError: When the file system refuses.
-        OSError: When the bundle has no tag manifest.
     """
-    signature = sign_bytes(files.read_inside(bundle, TAG_MANIFEST, _TAG_LIMIT), key)
+    signature = sign_bytes(_tag_manifest(bundle), key)
     path = Path(bundle) / signature_path(signature)
     with files.write_errors(path):
         files.make_folder(path.parent.absolute())
@@ -101,10 +101,11 @@ def check_signatures(bundle: Path, allowed_signers: Path) -> tuple[Signature, ..
 
     Raises:
         ValueError: When the list of allowed signers lies in the bundle.
-        OSError: When the bundle has no tag manifest, or the list cannot be read.
+        BundleInvalidError: When the bundle has no tag manifest.
+        OSError: When the list cannot be read.
     """
     allowed = read_allowed_signers(allowed_signers, outside=bundle)
-    data = files.read_inside(bundle, TAG_MANIFEST, _TAG_LIMIT)
+    data = _tag_manifest(bundle)
     return tuple(
         _check(bundle, f"{FOLDER}/{name}", data, allowed)
         for name in list_folder(bundle / FOLDER)
@@ -118,7 +119,8 @@ def require_signature(bundle: Path, allowed_signers: Path) -> Signature:
     Raises:
         SignatureRefusedError: When there is none, with what is wrong with those found.
         ValueError: When the list of allowed signers lies in the bundle.
-        OSError: When the bundle has no tag manifest, or the list cannot be read.
+        BundleInvalidError: When the bundle has no tag manifest.
+        OSError: When the list cannot be read.
     """
     return first_valid(bundle, check_signatures(bundle, allowed_signers))
 
@@ -186,6 +188,14 @@ def _check(bundle: Path, name: str, data: bytes, allowed: signers.AllowedSigners
     except OSError as error:
         return Signature(name, None, "", f"not a signature: {error}")
     return judge(name, signature, data, allowed)
+
+
+def _tag_manifest(bundle: Path) -> bytes:
+    try:
+        return files.read_inside(bundle, TAG_MANIFEST, _TAG_LIMIT)
+    except OSError as error:
+        reason = f"{TAG_MANIFEST}: unreadable: {error.strerror}"
+        raise BundleInvalidError(bundle, (reason,)) from None
 
 
 def _ssh_keygen(*arguments: str, stdin: bytes) -> subprocess.CompletedProcess[bytes]:
