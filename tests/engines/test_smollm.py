@@ -128,6 +128,82 @@ print(json.dumps([record.record["text"] for record in records]))
 """
 
 
+DIRECT_LIKELIHOODS = """
+import json, sys
+import torch, transformers
+
+model_path, provider, questions = sys.argv[1:]
+tokenizer = transformers.AutoTokenizer.from_pretrained(model_path)
+model = transformers.AutoModelForCausalLM.from_pretrained(model_path, dtype=torch.float32)
+found = []
+for question, choices in json.loads(questions):
+    context = tokenizer.apply_chat_template(
+        [{"role": "user", "content": question}], add_generation_prompt=True
+    )["input_ids"]
+    for choice in choices:
+        tokens = tokenizer(choice, add_special_tokens=False)["input_ids"]
+        with torch.inference_mode():
+            logits = model(torch.tensor([context + tokens])).logits[0, len(context) - 1 : -1]
+        logprobs = logits.double().log_softmax(-1)
+        chosen = logprobs.gather(1, torch.tensor(tokens)[:, None])
+        greedy = bool((logprobs.argmax(-1) == torch.tensor(tokens)).all())
+        found.append([float(chosen.sum()), len(tokens), greedy])
+print(json.dumps(found))
+"""
+
+ENGINE_LIKELIHOODS = """
+import json, sys
+from pathlib import Path
+from themis.providers import EngineSettings, Message, Request, Sampling, create_engine
+
+model_path, provider, questions = sys.argv[1:]
+options = {
+    "dtype": "float32", "max_model_len": 1024,
+    "vllm": {"max_num_seqs": 8, "kv_cache_memory_bytes": 256 << 20},
+}
+engine = create_engine(
+    EngineSettings(provider, "smollm2", model_path=Path(model_path), options=options)
+)
+for number, (question, choices) in enumerate(json.loads(questions)):
+    messages = (Message("user", question),)
+    engine.submit(Request(number, messages, Sampling(8), 0, continuations=tuple(choices)))
+done = {}
+while engine.inflight:
+    done |= {completion.id: completion for completion in engine.poll()}
+print(json.dumps([
+    [each.sum, each.tokens, each.is_greedy]
+    for number in sorted(done) for each in done[number].loglikelihoods
+]))
+"""
+
+
+@pytest.mark.parametrize("provider", ["hf", "vllm"])
+def test_likelihoods_are_those_of_a_direct_forward_pass(
+    provider: str,
+    smollm: Path,
+    questions: list[str],
+    tmp_path: Path,
+    require: Callable[[object, str], None],
+) -> None:
+    import importlib.util
+
+    require(importlib.util.find_spec("vllm") or provider == "hf", "needs vLLM")
+    asked = [
+        ("What is the capital of France?", ["The capital of France is Paris.", "Rome", "Paris"]),
+        ("Is ice cold?", ["A", "B", "Yes", "Yes, ice is cold.", "42 \u00e9\u00e8 \u4f60\u597d"]),
+        *((question, ["72", "The answer is 10 dollars."]) for question in questions),
+    ]
+    arguments = (smollm, provider, json.dumps(asked))
+
+    expected = run_script(tmp_path, DIRECT_LIKELIHOODS, *arguments)
+    found = run_script(tmp_path, ENGINE_LIKELIHOODS, *arguments)
+
+    assert [each[1:] for each in found] == [each[1:] for each in expected]
+    assert [each[0] for each in found] == pytest.approx([each[0] for each in expected], abs=1e-3)
+    assert found[0][2], "the greedy answer is the first choice"
+    assert len({each[0] for each in found}) == len(found)
+
+
 @pytest.mark.parametrize(("provider", "bare"), [("hf", BARE_HF), ("vllm", BARE_VLLM)])
 def test_the_worker_answers_as_the_bare_engine_does(
     provider: str,
