@@ -15,6 +15,8 @@ from themis_bundles.records import Seq
 
 Length32 = Annotated[str, msgspec.Meta(min_length=32, max_length=32)]
 
+Text = Annotated[str, msgspec.Meta(min_length=1)]
+
 _HEX = "0123456789abcdef"
 
 
@@ -31,6 +33,7 @@ class Request(msgspec.Struct, gc=False):
     messages: Annotated[list[Message], msgspec.Meta(min_length=1)]
     seed: Seq
     follow_ups: list[Message] = []
+    continuations: Annotated[list[Text], msgspec.Meta(min_length=1)] | None = None
 
 
 class GenerationRefs(msgspec.Struct, gc=False):

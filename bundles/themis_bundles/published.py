@@ -24,6 +24,7 @@ SCHEMAS = Path(__file__).parent / "schemas"
 Digest = Annotated[StrictStr, Field(min_length=64, max_length=64)]
 HexId = Annotated[str, Field(pattern=r"^[0-9a-f]{32}$")]
 Number = Annotated[float, Field(strict=True)]
+Text = Annotated[StrictStr, Field(min_length=1)]
 
 
 class Open(BaseModel):
@@ -55,6 +56,9 @@ class Request(Open):
 
     follow_ups: list[Message] = []
     """Messages sent one after the other, each after the answer before it."""
+
+    continuations: Annotated[list[Text], Field(min_length=1)] | None = None
+    """Texts whose likelihood after the prompt is asked for; then nothing is generated."""
 
 
 class GenerationRefs(Open):
@@ -156,14 +160,39 @@ class Usage(Open):
     """Tokens of the prompt that the engine had already seen."""
 
 
+class LogLikelihood(Open):
+    """How likely a model finds one continuation of a prompt."""
+
+    sum: Number
+    """The sum of the natural logarithms of its tokens' probabilities."""
+
+    tokens: Count
+    """How many tokens that were."""
+
+    characters: Count
+    """Its length in Unicode code points."""
+
+    bytes: Count
+    """Its length in UTF-8."""
+
+    words: Count
+    """How many words it has; white space parts them."""
+
+    is_greedy: StrictBool
+    """Whether each token was the likeliest, so that greedy decoding would have written it."""
+
+    text: StrictStr | None = None
+    """The continuation, when several were asked for."""
+
+
 class Generation(Open):
     """What an engine answered."""
 
     text: StrictStr
-    """The answer."""
+    """The answer; of several continuations the likeliest, of one nothing."""
 
     finish_reason: StrictStr
-    """stop, length, or what else the engine says."""
+    """stop, length, scored (given continuations), or what else the engine says."""
 
     usage: Usage
     """What it took."""
@@ -179,6 +208,9 @@ class Generation(Open):
 
     logprobs: Any = None
     """Log-probabilities, when they were asked for."""
+
+    loglikelihoods: list[LogLikelihood] | None = None
+    """What was found of each continuation of the request, in its order."""
 
     flags: list[StrictStr] = []
     """What was noticed, such as replaced characters."""

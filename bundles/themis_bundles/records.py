@@ -32,6 +32,18 @@ class Usage(msgspec.Struct, gc=False):
     cached_tokens: Seq | None = None
 
 
+class LogLikelihood(msgspec.Struct, gc=False):
+    """How likely a model finds one continuation."""
+
+    sum: float
+    tokens: Seq
+    characters: Seq
+    bytes: Seq
+    words: Seq
+    is_greedy: bool
+    text: str | None = None
+
+
 class Generation(msgspec.Struct, gc=False):
     """What an engine answered."""
 
@@ -42,6 +54,7 @@ class Generation(msgspec.Struct, gc=False):
     stop_reason: str | int | None = None
     prompt_sha256: Digest | None = None
     logprobs: Any = None
+    loglikelihoods: list[LogLikelihood] | None = None
     flags: list[str] = []
 
 
