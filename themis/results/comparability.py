@@ -116,7 +116,7 @@ def compare_provenance(
         found += _compare_scoring(scoring(store, left_run), scoring(other, right_run))
     found.sort(key=lambda entry: (_ORDER.index(entry.severity), entry.field))
     return Comparability(
-        _name(left_run, model_a), _name(right_run, model_b), _verdict(found), tuple(found)
+        _name(left_run, model_a), _name(right_run, model_b), verdict_of(found), tuple(found)
     )
 
 
@@ -124,7 +124,8 @@ def _name(run: Run, model: str | None) -> str:
     return run.run_id if model is None else f"{run.run_id} {model}"
 
 
-def _verdict(found: Sequence[Difference]) -> Verdict:
+def verdict_of(found: Sequence[Difference]) -> Verdict:
+    """Return the verdict that these differences give."""
     severities = {entry.severity for entry in found}
     if AFFECTS in severities:
         return "not comparable"
