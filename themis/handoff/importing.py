@@ -296,13 +296,7 @@ def _store_shard(
     for events in blocks:
         fresh = _fresh(store, events, totals.conflicts)
         held += len(events) - len(fresh)
-        stored += projections.append(
-            store,
-            [
-                Event(kind, trial, sample, evaluation, keys[number or 0], digest, payload, facts)
-                for kind, trial, sample, evaluation, number, digest, payload, facts in fresh
-            ],
-        )
+        stored += projections.append(store, fresh, attempts=keys)
     record_import(
         store,
         bundle=exported.key,

@@ -17,6 +17,7 @@ from themis.storage import projections
 from themis.storage.batches import batched
 from themis.storage.ledger import ExportedBundle, was_imported
 from themis.storage.lookups import evaluation_keys, locate_trials
+from themis.storage.payloads import ENOUGH_SAMPLES
 from themis.storage.plans import OK, FoundTrial, Run, find_trials, trial_key
 from themis.storage.projections import EVALUATED, GENERATED, Event
 from themis.storage.store import Store
@@ -104,6 +105,7 @@ class Proof:
         self._resolve: Resolve = resolve
         self._evaluations = evaluation_keys(store, run)
         self._key = msgspec.json.Decoder(_ItemKey).decode
+        self._learned = False
         self._evaluation = bundle.manifest.stage == "evaluation"
 
     def take(self, joined: Scan) -> None:
@@ -117,6 +119,7 @@ class Proof:
         records = blocks = 0
         used: set[int] = set()
         for batch in batched(self._answered(joined), BATCH):
+            self._learn(joined, batch)
             events = self._events(joined, batch)
             used.update([event.attempt for event in events if event.attempt is not None])
             self._spool.add(events)
@@ -124,6 +127,13 @@ class Proof:
         if records:
             attempts = _provenance(joined, used)
             self.shards.append(ShardRows(shard, digest, attempts, records, blocks))
+
+    def _learn(self, joined: Scan, batch: Sequence[_Answered]) -> None:
+        """Give the store's codec a first batch to learn from."""
+        if not self._learned:
+            self._learned = len(batch) >= ENOUGH_SAMPLES
+            samples = [content_of(joined.line(answered.entry)) for answered in batch]
+            self._store.payloads.learn(EVALUATED if self._evaluation else GENERATED, samples)
 
     def _answered(self, joined: Scan) -> Iterator[_Answered]:
         """Give every item that has a record, in order."""

@@ -57,15 +57,20 @@ def score_pending(
     for batch in _batches(session, run):
         # A batch belongs to one score pass.
         scorer = compile_pass(batch[0].transform, batch[0].evaluation, session.registry)
+        records = [
+            canonical_json(scorer.score(pending.output, pending.payload).to_record())
+            for pending in batch
+        ]
+        session.store.payloads.learn(projections.EVALUATED, records)
         events = [
             projections.new_event(
                 session.store,
                 projections.EVALUATED,
                 (pending.trial, pending.sample),
-                canonical_json(scorer.score(pending.output, pending.payload).to_record()),
+                record,
                 evaluation=pending.score_pass.evaluation,
             )
-            for pending in batch
+            for pending, record in zip(batch, records, strict=True)
         ]
         with session.store.transaction():
             scored += projections.append(session.store, events)

@@ -90,35 +90,38 @@ def new_event(
     """
     trial, sample = candidate
     digest = hashlib.sha256(data).digest()
-    payload = store.payloads.pack(data)
+    payload = store.payloads.pack(data, kind)
     return Event(kind, trial, sample, evaluation, attempt, digest, payload, _facts(kind, data))
 
 
-def append(store: Store, events: Sequence[Event]) -> int:
+def append(
+    store: Store, events: Sequence[Event], *, attempts: Mapping[int, int] | None = None
+) -> int:
     """Append events and apply them to the projections; call inside a transaction.
+
+    Args:
+        store: The store.
+        events: The events.
+        attempts: The store's key of each attempt, when the events name them by other numbers.
 
     Returns:
         How many events were appended.
     """
+    keys = {None: None} | dict(attempts or {})
     keep = store.payloads.keep
     at = now()
     first = _next_seq(store)
+    store.payloads.remember()
     store.db.executemany(
         "INSERT INTO events VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
         [
-            (seq, kind, trial, sample, evaluation, attempt, at, digest, keep(payload, digest))
-            for seq, (kind, trial, sample, evaluation, attempt, digest, payload, _) in enumerate(
+            (seq, kind, trial, sample, part, keys[attempt], at, digest, keep(payload, digest))
+            for seq, (kind, trial, sample, part, attempt, digest, payload, _) in enumerate(
                 events, first
             )
         ],
     )
-    _apply(
-        store,
-        [
-            (seq, event.kind, event.trial, event.sample, event.evaluation, event.facts)
-            for seq, event in enumerate(events, first)
-        ],
-    )
+    _apply(store, enumerate(events, first))
     return len(events)
 
 
@@ -139,7 +142,7 @@ def rebuild(store: Store) -> int:
         for table in PROJECTIONS:
             db.execute(f"DELETE FROM {table}")  # noqa: S608 - fixed names
         count = 0
-        batch: list[_Applied] = []
+        batch: list[tuple[int, Event]] = []
         for applied in _stored_events(store):
             batch.append(applied)
             count += 1
@@ -150,25 +153,23 @@ def rebuild(store: Store) -> int:
     return count
 
 
-_Applied = tuple[int, int, int, int, int | None, Sequence[Any]]
-"""seq, kind, trial, sample, evaluation and facts of an event."""
-
-
-def _stored_events(store: Store) -> Iterator[_Applied]:
+def _stored_events(store: Store) -> Iterator[tuple[int, Event]]:
     rows = store.db.execute(
-        "SELECT seq, kind, trial, sample, evaluation, payload FROM events ORDER BY seq"
+        "SELECT seq, kind, trial, sample, evaluation, attempt, digest, payload FROM events"
+        " ORDER BY seq"
     )
     decode = store.payloads.decode
-    for seq, kind, trial, sample, evaluation, payload in rows:
-        yield seq, kind, trial, sample, evaluation, _facts(kind, decode(payload))
+    for seq, kind, trial, sample, part, attempt, digest, payload in rows:
+        facts = _facts(kind, decode(payload))
+        yield seq, Event(kind, trial, sample, part, attempt, digest, payload, facts)
 
 
-def _apply(store: Store, events: Iterable[_Applied]) -> None:
+def _apply(store: Store, events: Iterable[tuple[int, Event]]) -> None:
     candidates: list[tuple[Any, ...]] = []
     scored: list[tuple[Any, ...]] = []
     scores: list[tuple[Any, ...]] = []
     metric_keys: dict[str, int] = {}
-    for seq, kind, trial, sample, evaluation, facts in events:
+    for seq, (kind, trial, sample, evaluation, _, _, _, facts) in events:
         if kind == GENERATED:
             candidates.append((trial, sample, *facts, seq))
             continue

@@ -70,6 +70,9 @@ CREATE TABLE imports (
     UNIQUE (bundle, shard, result_digest)
 );
 
+CREATE TABLE dictionaries (
+    id INTEGER PRIMARY KEY, kind INTEGER NOT NULL, content BLOB NOT NULL
+);
 CREATE TABLE events (
     seq INTEGER PRIMARY KEY AUTOINCREMENT, kind INTEGER NOT NULL, trial INTEGER NOT NULL,
     sample INTEGER NOT NULL, evaluation INTEGER, attempt INTEGER, at REAL NOT NULL,

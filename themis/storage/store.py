@@ -36,7 +36,7 @@ class Store:
     def __init__(self, root: Path, db: sqlite3.Connection) -> None:
         self.root = root
         self.db = db
-        self.payloads = Payloads(root / "artifacts")
+        self.payloads = Payloads(root / "artifacts", db)
         ItemReader(db, self.payloads)
 
     @contextlib.contextmanager
