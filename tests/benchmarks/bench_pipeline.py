@@ -1,11 +1,11 @@
 """The whole path at scale: records per second and peak memory of each step, beside its floor.
 
-    python tests/benchmarks/bench_pipeline.py --items 20000
+    python tests/benchmarks/bench_pipeline.py --items 10000 100000 1000000
 
 Each step runs in a process of its own, so its peak memory is its own. A floor is the least that
 the step's bytes cost with the same libraries and nothing else: for an export, serialise + hash +
-zstd of the same lines; for a verification, inflate + hash + parse; for an import, that and one
-prepared bulk insert of rows and payloads.
+zstd + hash + write of the same bytes; for a verification, inflate + hash + parse; for an import,
+that and one prepared bulk insert of rows and payloads.
 """
 
 import argparse
@@ -13,35 +13,38 @@ import hashlib
 import importlib
 import json
 import random
+import shutil
 import sqlite3
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import TypedDict
 
 import orjson
 import zstandard
 
 BATCH = 512
-WORDS_PER_PROMPT = 210
-"""About 1.4 KB of text, which compresses about as well as English does."""
+WORDS_PER_PROMPT = 250
+"""About 1.4 KB of text."""
+
+JUMP = 0.4
+"""How often the next word of a prompt is not the next word of a question."""
 
 
 def write_project(root: Path, items: int) -> None:
-    """Write a project whose prompts are about 1.5 KB each."""
+    """Write a project whose prompts are about 1.4 KB each.
+
+    They are phrases of real questions (GSM8K, MATH-500) of 2.5 words on average, recombined, so
+    that 512 of them compress 3.5 times, as different prompts of that length do.
+    """
     draw = random.Random(1)
-    letters = "etaoinshrdlucmfwypvbgkqjxz"
-    weights = range(len(letters), 0, -1)
-    words = ["".join(draw.choices(letters, weights, k=draw.randint(2, 10))) for _ in range(4000)]
-    often = [1 / (rank + 3) for rank in range(len(words))]
-    pool = draw.choices(words, often, k=200_000)
+    words = " ".join(_questions()).split()
     with (root / "items.jsonl").open("w") as file:
         for number in range(items):
-            place = draw.randrange(len(pool) - WORDS_PER_PROMPT)
-            text = " ".join(pool[place : place + WORDS_PER_PROMPT])
-            text = f"{text}. What is {number} + {number % 97}?"
+            text = f"{_recombined(words, draw)}. What is {number} + {number % 97}?"
             row = {"id": f"i{number}", "question": text, "answer": str(number + number % 97)}
             file.write(json.dumps(row) + "\n")
     (root / "project.toml").write_text(
@@ -68,14 +71,44 @@ def write_project(root: Path, items: int) -> None:
     (root / "benchmark.json").write_text(json.dumps(benchmark))
 
 
+def _questions() -> Iterator[str]:
+    fixtures = Path(__file__).parents[1] / "fixtures"
+    for name in ("gsm8k/test_head.jsonl", "math500/head.jsonl"):
+        for line in (fixtures / name).read_text("utf-8").splitlines():
+            yield json.loads(line)["question"]
+
+
+def _recombined(words: list[str], draw: random.Random) -> str:
+    text = []
+    at = 0
+    for _ in range(WORDS_PER_PROMPT):
+        # One draw says whether to go on reading, and where to if not.
+        jump = draw.random()
+        at = int(jump / JUMP * len(words)) if jump < JUMP else (at + 1) % len(words)
+        text.append(words[at])
+    return " ".join(text)
+
+
 def plan_and_export(root: Path) -> int:
-    from themis.handoff.export import export_generation
-    from themis.handoff.register import register_plan
+    from themis.handoff.export import plan_and_export as plan_and_export_items
     from themis.orchestration.sessions import open_session
 
     with open_session(str(root / "benchmark.json")) as session:
-        exported = export_generation(session, register_plan(session).run, root / "bundle")
+        _, exported = plan_and_export_items(session, root / "bundle")
     assert exported is not None
+    return exported.items
+
+
+def export_again(root: Path) -> int:
+    from themis.handoff.export import export_generation
+    from themis.orchestration.sessions import open_session
+    from themis.storage.plans import find_run
+
+    with open_session(str(root / "benchmark.json")) as session:
+        run = find_run(session.store, "latest")
+        exported = export_generation(session, run, root / "bundle-again")
+    assert exported is not None
+    shutil.rmtree(root / "bundle-again")
     return exported.items
 
 
@@ -141,20 +174,29 @@ def frames_of(path: Path) -> Iterator[bytes]:
 
 
 def floor_export(root: Path) -> int:
-    """Serialise + hash + compress the lines that the export wrote; reading them is not counted."""
+    """Serialise, hash and compress the lines that the export wrote; hash and write the frames.
+
+    Reading them is not counted.
+    """
     count, spent = 0, 0.0
     compressor = zstandard.ZstdCompressor(level=3, write_checksum=True)
-    for path in sorted((root / "bundle/data/items").glob("*.zst")):
-        for data in frames_of(path):
-            bodies = [orjson.loads(line) for line in data.splitlines()]
-            started = time.process_time()
-            lines = [orjson.dumps(body, option=orjson.OPT_SORT_KEYS) for body in bodies]
-            for line in lines:
-                hashlib.sha256(line).digest()
-            for at in range(0, len(lines), BATCH):
-                compressor.compress(b"\n".join(lines[at : at + BATCH]))
-            spent += time.process_time() - started
-            count += len(bodies)
+    with tempfile.TemporaryFile() as out:
+        for path in sorted((root / "bundle/data/items").glob("*.zst")):
+            for data in frames_of(path):
+                bodies = [orjson.loads(line) for line in data.splitlines()]
+                started = time.process_time()
+                running = hashlib.sha256()
+                for at in range(0, len(bodies), BATCH):
+                    lines = []
+                    for body in bodies[at : at + BATCH]:
+                        line = orjson.dumps(body, option=orjson.OPT_SORT_KEYS)
+                        hashlib.sha256(line).digest()
+                        lines.append(line)
+                    frame = compressor.compress(b"\n".join(lines))
+                    running.update(frame)
+                    out.write(frame)
+                spent += time.process_time() - started
+                count += len(bodies)
     print(json.dumps({"cpu": spent, "wall": spent}))
     return count
 
@@ -210,6 +252,7 @@ STEPS: dict[str, Callable[[Path], int]] = {
     "plan + export": plan_and_export,
     "floor of export": floor_export,
     "plan again": plan,
+    "export again": export_again,
     "work (demo engine)": work,
     "verify": verify,
     "floor of verify": floor_verify,
@@ -220,6 +263,15 @@ STEPS: dict[str, Callable[[Path], int]] = {
 }
 
 
+class Row(TypedDict):
+    """What one step took."""
+
+    step: str
+    items: int
+    cpu_us: float
+    peak_mb: float
+
+
 def peak_mb() -> float:
     """Return the peak memory of this program; ru_maxrss would count whoever started it too."""
     for line in Path("/proc/self/status").read_text().splitlines():
@@ -228,22 +280,23 @@ def peak_mb() -> float:
     raise RuntimeError("/proc/self/status has no VmHWM line")
 
 
-MODULES = (
-    "themis.generation.worker",
-    "themis.handoff.export",
-    "themis.handoff.importing",
-    "themis.orchestration.sessions",
-    "themis.results.aggregate",
-    "themis.storage.tables",
-    "scipy.special",
-    "sqlite_utils",
-)
+STORE = ("themis.orchestration.sessions", "sqlite_utils")
+MODULES: dict[str, tuple[str, ...]] = {
+    "plan + export": ("themis.handoff.export", *STORE),
+    "plan again": ("themis.handoff.register", *STORE),
+    "export again": ("themis.handoff.export", *STORE),
+    "work (demo engine)": ("themis.generation.worker",),
+    "verify": ("themis_bundles",),
+    "import": ("themis.handoff.importing", *STORE),
+    "score": ("themis.handoff.register", "themis.handoff.scoring", *STORE),
+    "aggregate": ("themis.results.aggregate", "scipy.special", *STORE),
+}
 """Loaded before the clock starts: a step's start-up does not grow with its records."""
 
 
 def run_step(name: str, root: Path) -> None:
     """Run one step in this process and print what it took."""
-    for module in MODULES if not name.startswith("floor") else ():
+    for module in MODULES.get(name, ()):
         importlib.import_module(module)
     started, cpu_before = time.perf_counter(), time.process_time()
     count = STEPS[name](root)
@@ -253,21 +306,28 @@ def run_step(name: str, root: Path) -> None:
 
 FLOOR_OF = {
     "plan + export": "floor of export",
+    "export again": "floor of export",
     "verify": "floor of verify",
     "import": "floor of import",
 }
 
 
-def measure(items: int, root: Path) -> list[dict[str, float | str]]:
-    """Run every step in a process of its own; return and print one row for each.
+TARGETS = {"plan + export": 2.0, "verify": 1.3, "import": 1.8}
+
+
+def measure(items: int, root: Path, steps: Sequence[str] = tuple(STEPS)) -> list[Row]:
+    """Run steps, each in a process of its own; return and print one row for each.
 
     Rates are by the wall clock. Costs and ratios are CPU time, which other work on the machine
     disturbs less.
     """
     write_project(root, items)
-    rows: dict[str, dict[str, float | str]] = {}
-    print(f"{'step':<22}{'records':>10}{'records/s':>12}{'CPU µs/record':>15}{'peak MB':>9}")
-    for name in STEPS:
+    rows: dict[str, Row] = {}
+    print(
+        f"\n{'step':<22}{'records':>10}{'records/s':>12}{'CPU µs/record':>15}{'peak MB':>9}",
+        flush=True,
+    )
+    for name in steps:
         done = subprocess.run(
             [sys.executable, __file__, "--step", name, "--root", str(root)],
             stdout=subprocess.PIPE,
@@ -278,30 +338,48 @@ def measure(items: int, root: Path) -> list[dict[str, float | str]]:
         for line in done.stdout.splitlines():
             found = json.loads(line) | found
         cost = 1e6 * found["cpu"] / found["count"]
-        rows[name] = {"step": name, "cpu_us": cost, "peak_mb": found["peak_mb"]}
+        rows[name] = {"step": name, "items": items, "cpu_us": cost, "peak_mb": found["peak_mb"]}
         print(
             f"{name:<22}{found['count']:>10,.0f}{found['count'] / found['wall']:>12,.0f}"
             f"{cost:>15.1f}{found['peak_mb']:>9.0f}",
             flush=True,
         )
-    for name, floor in FLOOR_OF.items():
-        ratio = float(rows[name]["cpu_us"]) / float(rows[floor]["cpu_us"])
-        print(f"{name}: {ratio:.2f} x its floor")
     return list(rows.values())
+
+
+def print_beside_floors(rows: Sequence[Row]) -> None:
+    """Print how each step grows with the items, and how far it is above its floor."""
+    found = {(row["step"], row["items"]): row for row in rows}
+    sizes = sorted({row["items"] for row in rows})
+    print("\nCPU µs per record (times its floor), peak MB")
+    print(f"{'step':<20}" + "".join(f"{size:>26,}" for size in sizes) + f"{'target':>9}")
+    for name in dict.fromkeys(row["step"] for row in rows):
+        cells = []
+        for size in sizes:
+            row, floor = found[name, size], found.get((FLOOR_OF.get(name, ""), size))
+            ratio = f" ({row['cpu_us'] / floor['cpu_us']:.2f} x)" if floor else ""
+            cells.append(f"{row['cpu_us']:.1f}{ratio}, {row['peak_mb']:.0f} MB")
+        target = f"{TARGETS[name]} x" if name in TARGETS else ""
+        print(f"{name:<20}" + "".join(f"{cell:>26}" for cell in cells) + f"{target:>9}")
 
 
 def main() -> None:
     """Parse the command line and measure."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--items", type=int, default=20_000)
-    parser.add_argument("--step", choices=STEPS)
-    parser.add_argument("--root", type=Path)
+    parser.add_argument("--items", type=int, nargs="+", default=[20_000], help="one or more sizes")
+    parser.add_argument("--steps", nargs="+", choices=STEPS, default=list(STEPS), metavar="STEP")
+    parser.add_argument("--folder", type=Path, help="where to work (default: a temporary folder)")
+    parser.add_argument("--step", choices=STEPS, help=argparse.SUPPRESS)
+    parser.add_argument("--root", type=Path, help=argparse.SUPPRESS)
     given = parser.parse_args()
     if given.step:
         run_step(given.step, given.root)
         return
-    with tempfile.TemporaryDirectory(prefix="themis-bench-") as folder:
-        measure(given.items, Path(folder))
+    rows: list[Row] = []
+    for items in given.items:
+        with tempfile.TemporaryDirectory(prefix="themis-bench-", dir=given.folder) as folder:
+            rows += measure(items, Path(folder), given.steps)
+    print_beside_floors(rows)
 
 
 if __name__ == "__main__":

@@ -21,8 +21,8 @@ from themis.storage.plans import (
 )
 from themis.storage.registration import Cell, RunRegistration, TrialRow
 
-BATCH = 2000
-"""Trials per transaction: large enough to be fast, small enough to stay in memory."""
+BATCH = 512
+"""Trials per transaction. More of them leave the caches before their lines are written."""
 
 
 @dataclass(frozen=True)

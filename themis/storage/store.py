@@ -104,7 +104,7 @@ def open_store(root: Path, *, create: bool = True) -> Store:
         db.execute("PRAGMA journal_mode = WAL")
         db.execute("PRAGMA synchronous = NORMAL")
         db.execute("PRAGMA temp_store = MEMORY")
-        db.execute("PRAGMA cache_size = -65536")
+        db.execute("PRAGMA cache_size = -16384")
         _prepare(db, database)
     except sqlite3.DatabaseError as error:
         db.close()
