@@ -493,6 +493,12 @@ def answers_that_differ(path: Path) -> None:
     _attempt(path, _record(path, 0), _record(path, 0, record={**answer(0), "text": "It is 1."}))
 
 
+@defect(one)
+def records_without_end(path: Path) -> None:
+    """A small file can hold the same record a million times."""
+    _attempt(path, *[_record(path, 0)] * 1033)
+
+
 # Result files ------------------------------------------------------------------------------
 
 

@@ -27,6 +27,9 @@ from themis_bundles.receipts import Footer, Header
 SUFFIX = ".jsonl.zst"
 DONE = "done.json"
 
+MAX_PROBLEMS = 1000
+"""How many problems of one file are listed; of a file with more, the rest is not read."""
+
 _NAME = re.compile(r"(?!done\Z)[A-Za-z0-9][A-Za-z0-9_.-]{0,79}")
 
 
@@ -107,6 +110,7 @@ class AttemptReader:
         records: How many record lines were given.
         foreign: How many lines belong to another bundle or shard.
         problems: What is wrong, in the order of the file.
+        given_up: Whether the rest of the file is not read, because too much is wrong with it.
         digests: The digest of the file at each of the `marks` that is a frame's end.
     """
 
@@ -128,6 +132,7 @@ class AttemptReader:
         self.records = 0
         self.foreign = 0
         self.problems: list[Problem] = []
+        self.given_up = False
         self.digests: dict[int, str] = {}
         self._bundle = bundle
         self._shard = shard_index
@@ -153,7 +158,7 @@ class AttemptReader:
             with opened_inside(self._bundle.results_dir, self.path) as fd:
                 reader = FrameReader(lambda count: os.read(fd, count), self._max_raw)
                 for frame in reader:
-                    found = self._frame(frame)
+                    found = None if self.given_up else self._frame(frame)
                     if found is not None:
                         self.records += len(found.lines)
                         yield found
@@ -166,6 +171,14 @@ class AttemptReader:
             self._problem(None, None, "unreadable", error.strerror or str(error))
             return
         self._judge_tail()
+
+    def give_up(self, reason: str) -> None:
+        """Read no more of the file than its digest; a small file must not cost hours."""
+        if not self.given_up:
+            self.given_up = True
+            self._zeroed = None
+            message = f"{reason}; the rest of the file is not read"
+            self.problems.append(Problem(self.name, None, None, "flood", message))
 
     def reread(self, offset: int, size: int) -> list[bytes]:
         """Return the lines of a frame that was given before.
@@ -193,9 +206,9 @@ class AttemptReader:
         try:
             lines = self._inflate(frame)
         except FrameDamagedError as error:
-            self._problem(frame.number, None, error.rule, error.reason)
             # A power loss can leave a file its length and its last pages zeros.
             self._zeroed = frame.offset if frame.blob.endswith(bytes(4)) else None
+            self._problem(frame.number, None, error.rule, error.reason)
             return None
         if frame.number == 0:
             self._read_header(lines)
@@ -263,6 +276,11 @@ class AttemptReader:
             self._problem(None, None, "junk", f"from byte {tail.offset}: {tail.reason}")
 
     def _problem(self, frame: int | None, line: int | None, rule: str, message: str) -> None:
+        if len(self.problems) >= MAX_PROBLEMS:
+            # Whatever is intact is salvaged, however much is not; nobody lists the rest.
+            if not self._salvage:
+                self.give_up(f"{MAX_PROBLEMS} problems")
+            return
         self.problems.append(Problem(self.name, frame, line, rule, message))
 
 

@@ -17,7 +17,7 @@ from typing import Literal
 import msgspec
 import orjson
 
-from themis_bundles.attempts import AttemptFrame, AttemptReader, attempts_of
+from themis_bundles.attempts import MAX_PROBLEMS, AttemptFrame, AttemptReader, attempts_of
 from themis_bundles.canonical import batches, parse_canonical
 from themis_bundles.errors import BundleInvalidError, CanonicalError, FrameDamagedError
 from themis_bundles.problems import Kind, Problem
@@ -28,6 +28,9 @@ OK, MODEL, INFRA = 0, 1, 2
 """What a record says, best first."""
 
 VERDICTS = ("ok", "model_error", "infra_error")
+
+RECORDS_PER_ITEM = 16
+"""How many records one attempt may hold per item, and some; no worker comes near it."""
 
 _CACHE = 64 * 2**20
 
@@ -86,6 +89,7 @@ class Scan:
     )
 
     def __post_init__(self) -> None:
+        self.listed: dict[int, int] = {}
         self._frames: dict[tuple[int, int], tuple[int, int]] = {}
         self._dropped: dict[tuple[int, int], bytes] = {}
         self._cache: OrderedDict[tuple[int, int], list[bytes]] = OrderedDict()
@@ -217,11 +221,16 @@ def scan(bundle: Bundle, shard_index: int, marks: dict[str, frozenset[int]] | No
         return joined
     digests = bundle.item_digests(shard_index).hex()
     decoder = Decoder(bundle.manifest.stage)
+    items = bundle.shard(shard_index).items
+    most = RECORDS_PER_ITEM * items + MAX_PROBLEMS
     for number, attempt in enumerate(attempts):
         wanted = (marks or {}).get(attempt, frozenset())
         reader = AttemptReader(bundle, shard_index, attempt, wanted)
         joined.readers.append(reader)
         for frame in reader:
+            if reader.records > most:
+                reader.give_up(f"more than {most} records for {items} items")
+                continue
             joined.keep(number, frame)
             _take(joined, number, frame, digests, decoder)
         joined.problems.extend(reader.problems)
@@ -235,9 +244,12 @@ def _take(joined: Scan, number: int, frame: AttemptFrame, digests: str, decoder:
     shard = joined.bundle.shard(joined.shard_index)
     first, items, offset = shard.first_seq, shard.items, frame.offset
     entries, failed = joined.entries, FailedLine
+    reader = joined.readers[number]
     place = -1
     for value in _typed(joined, number, frame, decoder):
         place += 1
+        if reader.given_up:
+            return
         if value is None:
             continue
         index = value.seq - first
@@ -298,9 +310,12 @@ def _add(
         kind = "foreign"
     elif rule == "mismatched":
         kind = "mismatched"
+    reader = joined.readers[number]
     joined.counts[kind] += 1
-    name = joined.readers[number].name
-    joined.problems.append(Problem(name, frame.number, place + 1, rule, message, kind))
+    joined.problems.append(Problem(reader.name, frame.number, place + 1, rule, message, kind))
+    joined.listed[number] = joined.listed.get(number, 0) + 1
+    if joined.listed[number] == MAX_PROBLEMS:
+        reader.give_up(f"{MAX_PROBLEMS} problems")
 
 
 def _start(reader: AttemptReader) -> tuple[float, str]:

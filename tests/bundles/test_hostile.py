@@ -281,15 +281,48 @@ class TestBombs:
         assert census.counts["corrupt"] == 64
         assert {p.rule for p in census.problems} == {"frame-limit"}
 
-    def test_a_hundred_thousand_empty_frames(self, bundle: Bundle) -> None:
+    def test_a_million_empty_frames(self, bundle: Bundle) -> None:
         writer = ResultWriter(bundle, 0, "a", header={})
         with writer.path.open("ab") as file:
-            file.write(compressor(3).compress(b"") * 20_000)
+            file.write(compressor(3).compress(b"") * 10**6)
 
         census = verify(bundle)
 
-        assert census.counts["corrupt"] == 20_000
+        assert census.counts["corrupt"] == len(census.problems) == 1001
         assert census.counts["ok"] == 0
+        said = "results/00000/a.jsonl.zst: flood: 1000 problems; the rest of the file is not read"
+        assert str(census.problems[-1]) == said
+
+    @pytest.mark.parametrize(
+        ("line", "problems"), [(b"", 1001), (b"{}", 1001), (b"1", 1001), (b"\xff", 1001)]
+    )
+    def test_half_a_million_lines_in_forty_bytes(
+        self, bundle: Bundle, line: bytes, problems: int
+    ) -> None:
+        writer = ResultWriter(bundle, 0, "a", header={})
+        content = (line + b"\n") * (2**19 // (len(line) + 1))
+        with writer.path.open("ab") as file:
+            file.write(compressor(3).compress(content))
+
+        census = verify(bundle)
+
+        assert writer.path.stat().st_size < 1000
+        assert len(census.problems) <= problems
+        assert {p.rule for p in census.problems} <= {"json", "schema", "flood"}
+        assert census.refused
+
+    def test_the_same_record_without_end(self, bundle: Bundle, kit: "Kit") -> None:
+        digest = bundle.item_digests(0)[:32].hex()
+        record = {"item_sha256": digest, "record": kit.answer(), "seq": 0, "status": "ok"}
+        writer = ResultWriter(bundle, 0, "a", header={})
+        frame = compressor(3).compress((canonical_json(record) + b"\n") * 1000)
+        with writer.path.open("ab") as file:
+            file.write(frame * 100)
+
+        census = verify(bundle)
+
+        assert [p.rule for p in census.problems] == ["flood"]
+        assert census.counts["duplicate"] == 999
 
     def test_a_manifest_that_claims_a_billion_items(self, bundle: Bundle) -> None:
         path = bundle.path / "data/manifest.json"
