@@ -42,6 +42,8 @@ from themis_bundles.signatures import Signature as Signature
 from themis_bundles.signatures import check_signatures as check_signatures
 from themis_bundles.signatures import require_signature as require_signature
 from themis_bundles.signatures import sign as sign
+from themis_bundles.signed_results import require_signed_results as require_signed_results
+from themis_bundles.signed_results import sign_results as sign_results
 from themis_bundles.unpack import Unpacked as Unpacked
 from themis_bundles.unpack import unpack as unpack
 from themis_bundles.writer import BundleInfo as BundleInfo

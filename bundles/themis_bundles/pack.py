@@ -10,6 +10,7 @@ import hashlib
 import os
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 
 from themis_bundles import bag, files, results_bag
@@ -74,18 +75,14 @@ def pack(
         raise ValueError("a bundle is signed where it lies; only a bag of results is signed here")
     if any(former.bundle != bundle.digest for former in since):
         raise ValueError("a former pack is of another bundle")
-    if shards is None:
-        everything = [shard.index for shard in bundle.shards]
-        shards = [i for i in everything if not results_only or read_done(bundle, i) is not None]
-    results = [source for index in sorted(shards) for source in _new_results(bundle, index, since)]
     if results_only:
-        if not results:
+        sources = _bag_of_results(bundle, shards, since, key)
+        if not sources:
             return ()
-        manifest = _measured(bundle, results_bag.MANIFEST, bundle.path, results_bag.MANIFEST)
-        bagged = [_renamed(source, f"{results_bag.PREFIX}{source.path}") for source in results]
-        sources = _bag_of_results(bundle, [manifest, *bagged], key)
     else:
-        sources = [*_payload(bundle), *results]
+        everything = [shard.index for shard in bundle.shards] if shards is None else shards
+        results = (_new_results(bundle, index, since) for index in sorted(everything))
+        sources = [*_payload(bundle), *chain.from_iterable(results)]
     listing = PackList(
         format="themis-pack",
         version=VERSION,
@@ -102,6 +99,27 @@ def pack(
         for source in sources:
             out.member(source.path, source.member.bytes, _bytes(bundle, source))
     return out.paths
+
+
+def results_bag_texts(
+    bundle: Bundle, shards: Collection[int] | None, key: Path
+) -> dict[str, bytes]:
+    """Return the tag files of a bag of results and a signature over them, without the bag.
+
+    Args:
+        bundle: The bundle.
+        shards: The shards; by default those that are done.
+        key: An ssh key.
+
+    Returns:
+        The bytes by name; nothing when there are no results.
+
+    Raises:
+        BundleInvalidError: When a result file cannot be read.
+        SignatureToolError: When ssh-keygen cannot sign.
+    """
+    members = _bag_of_results(bundle, shards, (), key)
+    return {source.path: source.text for source in members if source.text is not None}
 
 
 def lookalikes(names: Iterable[str]) -> Iterator[str]:
@@ -173,7 +191,17 @@ def _new_results(bundle: Bundle, index: int, since: Sequence[PackList]) -> list[
     return found
 
 
-def _bag_of_results(bundle: Bundle, payload: list[_Source], key: Path | None) -> list[_Source]:
+def _bag_of_results(
+    bundle: Bundle, shards: Collection[int] | None, since: Sequence[PackList], key: Path | None
+) -> list[_Source]:
+    """Return the members of a bag of results; none when there are no results."""
+    if shards is None:
+        shards = [s.index for s in bundle.shards if read_done(bundle, s.index) is not None]
+    results = list(chain(*(_new_results(bundle, index, since) for index in sorted(shards))))
+    if not results:
+        return []
+    payload = [_measured(bundle, results_bag.MANIFEST, bundle.path, results_bag.MANIFEST)]
+    payload += [_renamed(source, f"{results_bag.PREFIX}{source.path}") for source in results]
     entries = ((s.path, s.member.bytes, s.member.sha256) for s in payload)
     texts = results_bag.tag_files(entries, date=bundle.manifest.date, identity=bundle.digest)
     sources = [_made(name, text) for name, text in texts.items()]

@@ -30,7 +30,10 @@ from themis_bundles.pack import lookalikes
 from themis_bundles.reader import Bundle
 from themis_bundles.receipts import Status, load
 from themis_bundles.results_bag import MANIFEST, PREFIX, RESULTS
+from themis_bundles.signatures import FOLDER as SIGNATURES
 from themis_bundles.signatures import first_valid, judge, read_allowed_signers
+from themis_bundles.signed_results import FOLDER as SIGNED_SETS
+from themis_bundles.signed_results import set_name
 from themis_bundles.transfer_file import PACK_LIST, Member, MembersReader, PackList, opened
 
 _LIST_LIMIT = 2**28
@@ -39,7 +42,7 @@ _MOST_SIGNATURES = 64
 _CHUNK = 2**20
 _TAG_FILES = (*bag.TAG_FILES, bag.TAG_MANIFEST)
 _ATTEMPT = r"[A-Za-z0-9][A-Za-z0-9_.-]{0,79}"
-_SIGNATURE = rf"signatures/{_ATTEMPT}\.sig"
+_SIGNATURE = rf"{SIGNATURES}/{_ATTEMPT}\.sig"
 _RESULT = rf"results/[0-9]{{5,9}}/{_ATTEMPT}\.(jsonl\.zst|json)"
 _PAYLOAD = (
     r"data/manifest\.json|data/components\.jsonl\.zst|data/items/[0-9]{5,9}\.(jsonl\.zst|ids)"
@@ -140,7 +143,7 @@ def _read_head(file: Path) -> _Head:
         listing = _read_list(file, source)
         texts: dict[str, bytes] = {}
         for member in listing.members:
-            if member.path not in _TAG_FILES and not member.path.startswith("signatures/"):
+            if member.path not in _TAG_FILES and not member.path.startswith(f"{SIGNATURES}/"):
                 break
             texts[member.path] = b"".join(source.chunks(member))
     tag_files = {name: text for name, text in texts.items() if name in _TAG_FILES}
@@ -241,10 +244,11 @@ def _take_all(file: Path, folder: Path, listing: PackList) -> tuple[int, int]:
             raise BundleInvalidError(file, (f"{PACK_LIST}: changed: while it was read",))
         _refuse_lookalikes(file, folder, listing)
         for member in listing.members:
-            if listing.kind == "results" and not member.path.startswith(RESULTS):
+            path = _destination(listing, member)
+            if path is None:
                 for _ in source.chunks(member):
                     pass
-            elif _take(file, source, folder, member):
+            elif _take(file, source, folder, member, path):
                 written += 1
             else:
                 kept += 1
@@ -252,14 +256,23 @@ def _take_all(file: Path, folder: Path, listing: PackList) -> tuple[int, int]:
     return written, kept
 
 
-def _destination(member: Member) -> str:
-    """Return where a member goes, relative to the bundle."""
-    path = member.path
-    return path.removeprefix(PREFIX) if path.startswith(RESULTS) else path
+def _destination(listing: PackList, member: Member) -> str | None:
+    """Return where a member goes, relative to the bundle; None when it has no place there."""
+    if listing.kind == "bundle":
+        return member.path
+    if member.path.startswith(RESULTS):
+        return member.path.removeprefix(PREFIX)
+    # What proves who signed the results stays with them.
+    tag_manifest = listing.members[len(bag.TAG_FILES)]
+    if member.path == MANIFEST or not listing.members[len(_TAG_FILES)].path.startswith(
+        f"{SIGNATURES}/"
+    ):
+        return None
+    return f"results/{SIGNED_SETS}/{set_name(tag_manifest.sha256)}/{member.path}"
 
 
 def _refuse_lookalikes(file: Path, folder: Path, listing: PackList) -> None:
-    paths = {_destination(member) for member in listing.members}
+    paths = {_destination(listing, member) or "" for member in listing.members}
     shards = {path.rpartition("/")[0] for path in paths if path.startswith("results/")}
     there = [f"{shard}/{name}" for shard in sorted(shards) for name in list_folder(folder / shard)]
     names = [*there, *sorted(paths - set(there))]
@@ -268,16 +281,15 @@ def _refuse_lookalikes(file: Path, folder: Path, listing: PackList) -> None:
         raise BundleInvalidError(file, problems)
 
 
-def _take(file: Path, source: MembersReader, folder: Path, member: Member) -> bool:
+def _take(file: Path, source: MembersReader, folder: Path, member: Member, path: str) -> bool:
     """Write a member below the folder; return False when what is there is kept."""
-    path = _destination(member)
     *above, name = path.split("/")
     temporary = f".{name[:100]}.{secrets.token_hex(8)}.tmp"
     with files.write_errors(folder / path), _folder(folder, above) as at:
         try:
             try:
                 _receive(source, member, temporary, at)
-                keep = _keeps(file, folder, member, temporary)
+                keep = _keeps(file, folder, member.bytes, path, temporary)
                 if not keep:
                     os.replace(temporary, name, src_dir_fd=at, dst_dir_fd=at)
                     os.fsync(at)
@@ -301,22 +313,21 @@ def _receive(source: MembersReader, member: Member, name: str, at: int) -> None:
         os.close(fd)
 
 
-def _keeps(file: Path, folder: Path, member: Member, temporary: str) -> bool:
+def _keeps(file: Path, folder: Path, length: int, path: str, temporary: str) -> bool:
     """Tell whether a file that is there stays: it is the same, or further on.
 
     Raises:
         BundleInvalidError: When the two contradict each other.
     """
-    path = _destination(member)
     new = str(Path(path).with_name(temporary))
     try:
         size = files.size_inside(folder, path)
     except FileNotFoundError:
         return False
-    common = min(size, member.bytes)
+    common = min(size, length)
     same = _digest(folder, path, common) == _digest(folder, new, common)
-    if same and (size == member.bytes or path.endswith(SUFFIX)):
-        return size >= member.bytes
+    if same and (size == length or path.endswith(SUFFIX)):
+        return size >= length
     if path.startswith("results/") and _is_status(path):
         with suppress(ValueError):
             old_status = load(Status, files.read_inside(folder, path, _CHUNK))

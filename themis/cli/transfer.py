@@ -5,7 +5,7 @@ from pathlib import Path
 import click
 
 from themis.cli.options import DIRECTORY, FILE, json_option, print_json
-from themis.cli.trust import allowed_signers_option, reading_signers
+from themis.cli.trust import allowed_signers_option, reading_signers, refuse_missing_key
 from themis.errors import SpecValidationError
 
 UNITS = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30}
@@ -67,6 +67,7 @@ def pack_command(
         raise SpecValidationError(
             "--since and --sign go with --results-only; `themis sign` signs a whole bundle"
         )
+    refuse_missing_key(key)
     opened = Bundle.open(bundle, results=results)
     former = {path: read_list(path) for path in since}
     for path, listing in former.items():

@@ -7,12 +7,15 @@ variable THEMIS_ALLOWED_SIGNERS for everything that a machine takes in.
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
 from themis.cli.options import DIRECTORY, FILE, finish, json_option, print_json
 from themis.errors import SpecValidationError
+
+if TYPE_CHECKING:
+    from themis_bundles import Bundle
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -58,6 +61,21 @@ def signed(bundle: Path, key: Path | None) -> Path | None:
         raise SignatureToolError(f"{bundle} was written but not signed: {error}") from error
 
 
+def check_results_signed(bundle: "Bundle", allowed_signers: Path | None) -> tuple[str, ...]:
+    """Refuse results that no allowed signer signed; return who did.
+
+    Args:
+        bundle: The bundle, with its results.
+        allowed_signers: The verifier's list of keys, without which nothing can be required.
+    """
+    from themis_bundles.signed_results import require_signed_results
+
+    if allowed_signers is None:
+        raise SpecValidationError("--signed-results needs --allowed-signers: whose signature?")
+    with reading_signers(allowed_signers):
+        return require_signed_results(bundle, allowed_signers)
+
+
 @contextmanager
 def reading_signers(path: Path | None) -> Iterator[None]:
     """Name the list of allowed signers when it cannot be read."""
@@ -72,7 +90,9 @@ def reading_signers(path: Path | None) -> Iterator[None]:
 @click.command("sign")
 @click.argument("bundle", type=DIRECTORY)
 @click.option("--key", type=FILE, required=True, help="An ssh key; it is used where it lies.")
-def sign_command(bundle: Path, key: Path) -> None:
+@click.option("--results-only", is_flag=True, help="Sign the results of shards that are done.")
+@click.option("--results", type=DIRECTORY, help="Where the results are, if not in the bundle.")
+def sign_command(bundle: Path, key: Path, results: Path | None, *, results_only: bool) -> None:
     """Sign BUNDLE with an ssh key, so that a receiver can tell that it is yours.
 
     `ssh-keygen -Y sign` makes the signature, so a key in an agent works too; `themis verify
@@ -81,12 +101,18 @@ def sign_command(bundle: Path, key: Path) -> None:
     \b
     Example:
         themis sign my-bundle --key ~/.ssh/id_ed25519
+        themis sign my-bundle --key ~/.ssh/id_ed25519 --results-only
     """
     from themis_bundles import Bundle
     from themis_bundles.signatures import sign
+    from themis_bundles.signed_results import sign_results
 
-    Bundle.open(bundle)
+    opened = Bundle.open(bundle, results=results)
     refuse_missing_key(key)
+    if results_only:
+        folder = sign_results(opened, key)
+        click.echo(f"signed: {folder}" if folder else "No shard is done, so nothing was signed.")
+        return
     click.echo(f"signed: {sign(bundle, key)}")
 
 
