@@ -97,3 +97,49 @@ def test_models_are_ranked_with_the_doubt_about_the_order(ran: Path, themis: The
     assert shown.stdout.index("arithmetic") < shown.stdout.index("echo")
     assert [(row["rank"], row["model_id"]) for row in rows] == [(1, "arithmetic"), (2, "echo")]
     assert rows[1]["behind_first"]["delta_mean"] < 0
+
+
+def test_figures_are_written_beside_or_instead_of_a_report(ran: Path, themis: Themis) -> None:
+    assert ran.exists()
+
+    done = themis("report", "my-eval", "--figures", "figures")
+
+    assert done.exit_code == 0, done.stderr
+    assert done.stdout == "figures: scores.svg, scores.pdf, forest.svg, forest.pdf\n"
+    assert (ran / "figures" / "forest.pdf").read_bytes().startswith(b"%PDF")
+    assert themis("report", "my-eval").exit_code == 2
+
+
+def test_a_report_says_whether_it_may_be_compared_with_another_run(
+    ran: Path, themis: Themis
+) -> None:
+    text = (ran / "benchmark.toml").read_text()
+    (ran / "benchmark.toml").write_text(text.replace("num_samples = 1 ", "num_samples = 2 "))
+    first = json.loads(themis("results", "my-eval", "--json").stdout)["run_id"]
+    assert themis("run", "benchmark.toml").exit_code == 0
+
+    done = themis("report", "my-eval", "--against", first, "--out", "report.json")
+
+    assert done.exit_code == 0, done.stderr
+    alone, other = json.loads((ran / "report.json").read_text())["comparability"]
+    assert alone["verdict"] == "comparable"
+    assert other["left"] == first
+    assert "samples" in [entry["field"] for entry in other["differences"]]
+
+
+@pytest.mark.parametrize("suffix", [".md", ".tex", ".json", ".csv", ".parquet"])
+def test_every_format_counts_planned_scored_failed_and_missing(
+    ran: Path, themis: Themis, suffix: str
+) -> None:
+    out = ran / f"report{suffix}"
+    assert themis("report", "my-eval", "--out", out).exit_code == 0
+
+    if suffix == ".parquet":
+        from pyarrow import parquet
+
+        text = " ".join(parquet.read_table(out).column_names)
+    else:
+        text = out.read_text()
+
+    for count in ("planned", "scored", "failed", "missing"):
+        assert count in text

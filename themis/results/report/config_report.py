@@ -5,6 +5,7 @@
 Secrets never reach a report: see `redaction`.
 """
 
+import html
 import json
 import subprocess
 import sys
@@ -17,6 +18,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 from themis.errors import missing_extra
 from themis.results.report import latex, markdown
 from themis.results.report.config_tree import Node, Parameter, Verbosity, config_tree
+from themis.results.report.terminal import printable
 
 if TYPE_CHECKING:
     from types import FrameType
@@ -144,7 +146,8 @@ def markdown_tree(node: Node) -> str:
     name = node.name if node.name == node.class_name else f"{node.name} ({node.class_name})"
     parts = [
         f"<details{'' if node.depth > 1 else ' open'}>",
-        f"<summary>{markdown.escape(name)}</summary>",
+        # Markdown leaves the inside of these tags alone, backslashes too.
+        f"<summary>{html.escape(printable(name))}</summary>",
     ]
     if node.parameters:
         lines = ["| parameter | value | default |", "| :--- | :--- | :--- |"]

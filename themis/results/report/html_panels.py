@@ -90,7 +90,7 @@ def scores(rows: Sequence[AggregateRow]) -> str:
     drawing = ""
     if 0 < len(drawn) <= MOST_PLOTTED:
         drawing = scrolled("Means with their intervals", scores_svg(drawn))
-    return f"{drawing}<h3>Numbers</h3>{table(aggregate_table(rows))}"
+    return f"{drawing}<h3>Numbers</h3>{table(aggregate_table(rows, in_full=True))}"
 
 
 def differences(rows: Sequence[PairedRow]) -> str:
@@ -111,7 +111,7 @@ def differences(rows: Sequence[PairedRow]) -> str:
     plot = forest_svg([row for row in rows if id(row) in kept])
     return (
         f'<ul class="findings">{words}</ul>{scrolled("Forest plot", plot)}'
-        f"{said}<h3>Numbers</h3>{table(paired_table(rows))}"
+        f"{said}<h3>Numbers</h3>{table(paired_table(rows, in_full=True))}"
     )
 
 
@@ -122,7 +122,7 @@ def breakdowns(data: ReportData) -> str:
         if not rows:
             continue
         title = breakdown_title(name)
-        numbered = folded("Numbers", table(aggregate_table(rows, title=title)))
+        numbered = folded("Numbers", table(aggregate_table(rows, title=title, in_full=True)))
         grids = "".join(_grid(name, label, members) for label, members in _by_metric(rows))
         parts.append(f'<div class="card"><h3>{text(title)}</h3>{grids}{numbered}</div>')
     return f'<div class="cards">{"".join(parts)}</div>' if parts else ""

@@ -1,8 +1,11 @@
 """Markdown tables that survive whatever a model or item is called."""
 
 import re
+from collections.abc import Iterable, Iterator
 
+from themis.results.comparability import Comparability
 from themis.results.report.data import ReportData
+from themis.results.report.findings import findings
 from themis.results.report.tables import TextTable, report_tables
 from themis.results.report.terminal import printable
 
@@ -17,10 +20,23 @@ def render_markdown(data: ReportData) -> str:
         *(f"> {escape(note)}" for note in data.notes),
         *(markdown_table(table) for table in report_tables(data)),
     ]
+    if data.paired:
+        said = (f"- {escape(sentence)}" for sentence, _ in findings(data.paired))
+        parts.append("## Findings\n\n" + "\n".join(said))
+    if data.comparability:
+        parts.append("## Comparability\n\n" + "\n".join(_verdicts(data.comparability)))
     if data.provenance:
         lines = (f"- {escape(name)}: {escape(value)}" for name, value in flatten(data.provenance))
         parts.append("## Provenance\n\n" + "\n".join(lines))
     return "\n\n".join(parts) + "\n"
+
+
+def _verdicts(found: Iterable[Comparability]) -> Iterator[str]:
+    for entry in found:
+        yield f"- {escape(entry.left)} and {escape(entry.right)}: **{entry.verdict}**"
+        for one in entry.differences:
+            said = f"{one.field}: {one.left} and {one.right} ({one.severity}: {one.why})"
+            yield f"  - {escape(said)}"
 
 
 def markdown_table(table: TextTable, level: int = 2) -> str:

@@ -79,14 +79,18 @@ class TextTable:
 
 
 def report_tables(data: ReportData) -> tuple[TextTable, ...]:
-    """Lay out the tables of a report, census first; empty ones are left out."""
+    """Lay out the tables of a report, census first.
+
+    Empty ones are left out, and breakdowns by what the scores are broken down by already.
+    """
     tables = (
         census_table(data.census),
-        aggregate_table(data.aggregates),
-        paired_table(data.paired),
+        aggregate_table(data.aggregates, in_full=True),
+        paired_table(data.paired, in_full=True),
         *(
-            aggregate_table(rows, title=breakdown_title(name))
+            aggregate_table(rows, title=breakdown_title(name), in_full=True)
             for name, rows in data.breakdowns.items()
+            if not any(name in row.keys for row in data.aggregates)
         ),
         token_table(data.tokens),
         attempt_table(data.attempts),
@@ -110,17 +114,37 @@ def census_table(rows: Sequence[CensusRow], title: str = "Census") -> TextTable:
     return TextTable(title, columns, cells, keys.notes)
 
 
-def aggregate_table(rows: Sequence[AggregateRow], title: str = "Scores") -> TextTable:
-    """Lay out means with intervals and with what is absent."""
+def aggregate_table(
+    rows: Sequence[AggregateRow], title: str = "Scores", *, in_full: bool = False
+) -> TextTable:
+    """Lay out means with intervals and with what is absent.
+
+    Args:
+        rows: The means.
+        title: The table's heading.
+        in_full: Give planned, scored, failed and missing a column each even where nothing is
+            absent, as a file does; a terminal has no room for it.
+    """
     keys = _Keys.of([row.keys for row in rows])
     methods = sorted({row.method for row in rows} - {"none"})
     fields: list[_Field[AggregateRow]] = [
         _number("mean", lambda row: numbers.score(row.mean) + _marks(row.flags)),
         _number(_level(rows), lambda row: numbers.interval(row.ci_lower, row.ci_upper)),
-        _number(
-            "scored", lambda row: f"{numbers.count(row.n_scored)}/{numbers.count(row.n_planned)}"
-        ),
     ]
+    if in_full:
+        fields += [
+            _number("planned", lambda row: numbers.count(row.n_planned)),
+            _number("scored", lambda row: numbers.count(row.n_scored)),
+            _number("failed", lambda row: numbers.count(row.n_failed)),
+            _number("missing", lambda row: numbers.count(row.n_missing)),
+        ]
+    else:
+        fields.append(
+            _number(
+                "scored",
+                lambda row: f"{numbers.count(row.n_scored)}/{numbers.count(row.n_planned)}",
+            )
+        )
     estimators = ", ".join(sorted({row.estimator for row in rows}))
     notes = [*keys.notes, f"{estimators} over scored items; interval: {_listed(methods)}."]
     if any(row.item_count != row.n_scored for row in rows):
@@ -130,9 +154,12 @@ def aggregate_table(rows: Sequence[AggregateRow], title: str = "Scores") -> Text
         fields += [
             _number("bounds", lambda row: numbers.interval(row.bound_lower, row.bound_upper)),
             _number("failed=0", lambda row: numbers.score(row.mean_failed_as_zero), optional=True),
-            _number("failed", lambda row: numbers.count(row.n_failed), optional=True),
-            _number("missing", lambda row: numbers.count(row.n_missing), optional=True),
         ]
+        if not in_full:
+            fields += [
+                _number("failed", lambda row: numbers.count(row.n_failed), optional=True),
+                _number("missing", lambda row: numbers.count(row.n_missing), optional=True),
+            ]
         notes.append("failed=0 counts failures as 0; bounds score everything absent 0, then 1.")
     if len(methods) > 1:
         fields.append((Column("method", optional=True), lambda row: row.method))
@@ -144,8 +171,16 @@ def aggregate_table(rows: Sequence[AggregateRow], title: str = "Scores") -> Text
     )
 
 
-def paired_table(rows: Sequence[PairedRow], title: str = "Paired differences") -> TextTable:
-    """Lay out comparisons: treatment minus baseline, over the items both answered."""
+def paired_table(
+    rows: Sequence[PairedRow], title: str = "Paired differences", *, in_full: bool = False
+) -> TextTable:
+    """Lay out comparisons: treatment minus baseline, over the items both answered.
+
+    Args:
+        rows: The comparisons.
+        title: The table's heading.
+        in_full: Give the items planned, and those scored on one side only, a column each.
+    """
     labels = [_labels(row) for row in rows]
     keys = _Keys.of(labels, always=("treatment",))
     methods = sorted({row.method for row in rows} - {"none"})
@@ -167,6 +202,9 @@ def paired_table(rows: Sequence[PairedRow], title: str = "Paired differences") -
         sizes = " or ".join(str(size) for size in sorted({row.family_size for row in rows}))
         kinds = " or ".join(sorted({_INTERVALS[row.ci_adjust] for row in rows}))
         notes.append(f"p {adjusted} is corrected over {sizes} comparisons; intervals are {kinds}.")
+    if in_full:
+        fields.insert(0, _number("planned", lambda row: numbers.count(row.n_planned)))
+        fields.insert(2, _number("one side", lambda row: numbers.count(_unpaired(row))))
     fields.append(_number("mde", lambda row: numbers.score(row.mde), optional=True))
     if any(row.margin is not None for row in rows):
         fields.append((Column("verdict"), lambda row: row.verdict))
@@ -182,6 +220,10 @@ def paired_table(rows: Sequence[PairedRow], title: str = "Paired differences") -
         (*notes, *_legend(rows)) if rows else (),
         frozenset(place for place, row in enumerate(rows) if row.verdict in ("better", "worse")),
     )
+
+
+def _unpaired(row: PairedRow) -> int:
+    return row.unpaired_baseline + row.unpaired_treatment
 
 
 _INTERVALS: Mapping[str, str] = {

@@ -28,6 +28,8 @@ from themis.results.report.data import (
 ARMS = ("model_id", "prompt_variant_id", "params", "evaluation", "metric_id")
 HOSTILE = (
     '</script><script>document.title="owned"</script><img src=x onerror=alert(1)>\x1b[31m\u202e'
+    '<a href="javascript:alert(1)">javascript:alert(2)</a><svg onload=alert(3)>" onfocus="alert(4)'
+    "\u200b\u2066\U000e0041 <!-- ]]> {{7*7}}"
 )
 
 
@@ -139,8 +141,20 @@ class Browser:
     def logs(self) -> list[dict[str, Any]]:
         return list(self.call("POST", "/se/log", {"type": "browser"}))
 
-    def screenshot(self, path: Path) -> None:
-        path.write_bytes(b64decode(self.call("GET", "/screenshot")))
+    def cdp(self, command: str, **parameters: Any) -> Any:
+        """Send a command of the DevTools protocol."""
+        return self.call("POST", "/goog/cdp/execute", {"cmd": command, "params": parameters})
+
+    def prefer(self, **features: str) -> None:
+        """Set what the person prefers, such as color_scheme="dark"."""
+        wanted = [
+            {"name": f"prefers-{k}".replace("_", "-"), "value": v} for k, v in features.items()
+        ]
+        self.cdp("Emulation.setEmulatedMedia", features=wanted)
+
+    def pdf(self) -> bytes:
+        """Print the page."""
+        return b64decode(self.cdp("Page.printToPDF", printBackground=True)["data"])
 
 
 @pytest.fixture(scope="session")
