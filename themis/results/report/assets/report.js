@@ -425,6 +425,7 @@
       }
     });
     await filter();
+    browser.dataset.after = performance.now().toFixed(0);
     browser.dataset.ready = "true";
   };
   start();
