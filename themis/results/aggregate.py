@@ -142,7 +142,9 @@ def aggregate(  # noqa: PLR0913 -- each is a choice that the reader of a mean ma
     table = choose(table, metric_id, evaluation)
     names = (*group_by, *_held_apart(table, group_by))
     groups = group_rows(table, names)
-    cells = lay_cells(table, groups)
+    # Models that share a group are averaged, each after its own samples.
+    apart = [] if "model_id" in names else [read_key(table, "model_id")]
+    cells = lay_cells(table, groups, apart)
     sums = sum_cells(table, cells)
     count = len(groups.keys)
     moments = group_moments(

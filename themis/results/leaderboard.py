@@ -1,15 +1,18 @@
 """Models in order of their mean, with the doubt that belongs to the order."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
+
+import numpy as np
 
 from themis.records.score_table import ScoreTable
 from themis.results.aggregate import AggregateRow, aggregate
 from themis.results.compare import PairedRow, paired_compare
 from themis.results.grouping import group_rows
 from themis.results.macro import macro_average
-from themis.statistics.multiplicity import Correction
+from themis.results.moments import known
+from themis.statistics.multiplicity import Correction, adjust_p_values
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,7 +24,8 @@ class LeaderboardRow:
         model_id: The model.
         score: Its mean, with everything `AggregateRow` says about it.
         behind: Its comparison with the first model, item by item; None for the first, and
-            where nothing can be compared.
+            where nothing can be compared. The first was chosen for its scores, so p is adjusted
+            as if all pairs of models had been compared.
         level_with_first: Whether that comparison cannot tell it from the first.
     """
 
@@ -66,7 +70,7 @@ def leaderboard(
         evaluation: Only this evaluation.
         group_by: Further keys with a ranking each, for example slice_id.
         weights: Whether each item counts the same, or each slice.
-        correction: For the comparisons of one ranking with its first model.
+        correction: For the comparisons of one ranking; its family is all pairs of models.
         cluster_by: A key whose value groups items that resemble each other.
 
     Returns:
@@ -110,10 +114,10 @@ def _rank(
             table,
             baseline=first.keys["model_id"],
             group_by=None,
-            p_value_correction=correction,
             cluster_by=cluster_by,
         )
-        behind = {row.treatment: row for row in compared if row.pair_count}
+        compared = _adjust_for_choosing([row for row in compared if row.pair_count], correction)
+        behind = {row.treatment: row for row in compared}
     entries: list[LeaderboardRow] = []
     for place, row in enumerate(ordered, start=1):
         tied = bool(entries) and entries[-1].score.mean == row.mean
@@ -129,3 +133,27 @@ def _rank(
             )
         )
     return entries
+
+
+def _adjust_for_choosing(rows: Sequence[PairedRow], correction: Correction) -> list[PairedRow]:
+    """Correct comparisons with the best of several models over all pairs of these models.
+
+    Whichever model comes out first is compared, so every pair could have been. The pairs that
+    were not count as p = 1, which only makes the correction stricter.
+    """
+    p = [np.nan if row.p_value is None else row.p_value for row in rows]
+    others = len(rows) * (len(rows) - 1) // 2
+    adjusted = adjust_p_values([*p, *[1.0] * others], correction)
+    family = int(np.isfinite(adjusted).sum())
+    return [
+        replace(
+            row,
+            adjusted_p_value=value,
+            adjustment_method=correction,
+            family_size=family,
+            verdict=row.verdict
+            if value is not None and value <= 1 - row.ci_level
+            else "inconclusive",
+        )
+        for row, value in zip(rows, known(adjusted[: len(rows)]), strict=True)
+    ]

@@ -59,7 +59,7 @@ class Moments:
         squares: Sum of squared deviations from it.
         binary: Whether all values are 0 or 1.
         between_0_and_1: Whether all values lie in [0, 1].
-        constant: Whether the values do not vary.
+        constant: Whether the values (or, clustered, the means of clusters) do not vary.
         clusters: Residuals per cluster; None when not clustered.
     """
 
@@ -116,11 +116,11 @@ def group_moments(
     size = sum_by(group, values * values, groups)
     binary = sum_by(group, (values != 0) & (values != 1), groups) == 0
     inside = sum_by(group, (values < 0) | (values > 1), groups) == 0
-    return Moments(
-        values, group, n, mean, squares, binary, inside,
-        constant=squares <= NO_SPREAD**2 * size,
-        clusters=None if clusters is None else _cluster_sums(off, group, groups, clusters),
-    )  # fmt: skip
+    constant = squares <= NO_SPREAD**2 * size
+    held = None if clusters is None else _cluster_sums(off, group, groups, clusters)
+    if held is not None:
+        constant |= sum_by(held.group, held.residual**2, groups) <= NO_SPREAD**2 * size
+    return Moments(values, group, n, mean, squares, binary, inside, constant, held)
 
 
 def _cluster_sums(off: FloatArray, group: IntArray, groups: int, clusters: IntArray) -> ClusterSums:

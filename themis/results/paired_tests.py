@@ -5,7 +5,7 @@
 | all 0 or 1 | McNemar mid-p | Bonett-Price |
 | other numbers | paired t | paired t |
 | clustered | t with CR2 error, Bell-McCaffrey df | the same |
-| every difference the same, not 0 | exact sign flip | none |
+| every difference (or cluster's mean) the same, not 0 | exact sign flip | none |
 | every difference 0, not 0/1 scores | p = 1 | none |
 """
 
@@ -16,7 +16,7 @@ from typing import Literal, TypeAlias
 import numpy as np
 from scipy.special import ndtri
 
-from themis.results.moments import FEW_CLUSTERS, FEW_DF, LEAST
+from themis.results.moments import FEW_CLUSTERS, FEW_DF, LEAST, NO_SPREAD
 from themis.results.pairing import PairSums
 from themis.statistics import paired_binary, resampling
 from themis.statistics.arrays import Alternative, BoolArray, FloatArray, Interval, never_zero
@@ -175,7 +175,8 @@ def examine(sums: PairSums, plan: TestPlan) -> PairedTest:
         p_equivalence=p_equivalence,
         not_inferior=not_inferior,
         degenerate=flat,
-        few_clusters=enough & clustered & ((error.counts < FEW_CLUSTERS) | ~(error.df >= FEW_DF)),
+        few_clusters=(sums.n >= LEAST) & clustered
+        & ((error.counts < FEW_CLUSTERS) | ~(error.df >= FEW_DF)),
         sampled=sampled & by_t & enough,
     )  # fmt: skip
 
@@ -188,7 +189,10 @@ def _p_without_spread(sums: PairSums, counts: FloatArray, alternative: Alternati
         "greater": np.where(sums.delta > 0, one, 1.0),
         "less": np.where(sums.delta < 0, one, 1.0),
     }[alternative]
-    return np.where(sums.wins + sums.losses == 0, 1.0, never_zero(p))
+    # Clusters that each add up to nothing leave a mean of nothing but rounding.
+    with np.errstate(invalid="ignore", divide="ignore"):
+        nothing = np.abs(sums.delta) <= NO_SPREAD * np.sqrt(sums.squares / sums.n)
+    return np.where(nothing | (sums.wins + sums.losses == 0), 1.0, never_zero(p))
 
 
 def _together(test: str, interval: str) -> str:

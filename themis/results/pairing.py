@@ -41,7 +41,7 @@ class PairSums:
         losses: Items where the baseline scored higher.
         delta: Mean difference; NaN without pairs.
         squares: Sum of squared deviations of the differences from `delta`.
-        constant: Whether all differences are the same.
+        constant: Whether all differences (or, clustered, their means per cluster) are the same.
         binary: Whether all scores are 0 or 1.
         unpaired_baseline: Items that only the baseline has a score for.
         unpaired_treatment: Items that only the treatment has a score for.
@@ -221,6 +221,8 @@ def _sum_pair(arms: Arms, baseline: int, treatment: int, *, keep: bool) -> PairS
     t = pairs.treatment if all_paired else pairs.treatment[paired]
     of = group if all_paired else group[paired]
     d = t - b
+    # Averages of the same scores in another order differ in their last digit; that is a tie.
+    d[np.abs(d) <= NO_SPREAD * np.maximum(np.abs(b), np.abs(t))] = 0.0
     n = np.bincount(of, minlength=groups).astype(np.float64)
     with np.errstate(invalid="ignore", divide="ignore"):
         delta = sum_by(of, d, groups) / n
@@ -235,6 +237,8 @@ def _sum_pair(arms: Arms, baseline: int, treatment: int, *, keep: bool) -> PairS
         )
     off = d - delta[of]
     squares = sum_by(of, off * off, groups)
+    same = NO_SPREAD**2 * sum_by(of, np.maximum(b * b, t * t), groups)
+    constant = squares <= same
     clusters = None
     if arms.clusters is not None:
         code = arms.clusters[paired]
@@ -245,6 +249,7 @@ def _sum_pair(arms: Arms, baseline: int, treatment: int, *, keep: bool) -> PairS
             sum_by(place, off, len(present)),
             sum_by(place, np.ones(len(d)), len(present)),
         )
+        constant |= sum_by(clusters.group, clusters.residual**2, groups) <= same
     return PairSums(
         n=n,
         baseline=sum_by(of, b, groups),
@@ -254,7 +259,7 @@ def _sum_pair(arms: Arms, baseline: int, treatment: int, *, keep: bool) -> PairS
         losses=sum_by(of, d < 0, groups),
         delta=delta,
         squares=squares,
-        constant=squares <= NO_SPREAD**2 * sum_by(of, np.maximum(b * b, t * t), groups),
+        constant=constant,
         binary=sum_by(of, ((b != 0) & (b != 1)) | ((t != 0) & (t != 1)), groups) == 0,
         unpaired_baseline=sum_by(group, pairs.only_baseline, groups),
         unpaired_treatment=sum_by(group, pairs.only_treatment, groups),

@@ -175,18 +175,21 @@ def average_cells(values: FloatArray, cells: Cells, keep: BoolArray | None = Non
 
 
 def cluster_units(key: Key, cells: Cells) -> IntArray:
-    """Give the cluster of each unit.
+    """Give the cluster of each unit; a unit without a label is a cluster of its own.
 
     Raises:
         ValueError: If the rows of one item fall into several clusters.
     """
-    clusters = key.codes[cells.first_row]
+    clusters = key.codes[cells.first_row].astype(np.int64)
     if not np.array_equal(clusters[cells.unit][cells.of_row], key.codes):
         raise ValueError(
             f"cannot cluster by {key.name!r}: the rows of one item differ in it, and an item "
             "is the smallest thing that a cluster holds"
         )
-    return clusters.astype(np.int64)
+    if None in key.labels:
+        alone = clusters == key.labels.index(None)
+        clusters[alone] = len(key.labels) + np.flatnonzero(alone)
+    return clusters
 
 
 def _divide(above: FloatArray, below: FloatArray) -> FloatArray:

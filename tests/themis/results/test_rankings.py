@@ -86,7 +86,7 @@ class TestLeaderboard:
         assert rows[4].behind is None
         assert rows[2].behind is not None
         assert rows[2].behind.delta_mean == pytest.approx(-50 / 80)
-        assert (rows[2].behind.adjustment_method, rows[2].behind.family_size) == ("holm", 3)
+        assert (rows[2].behind.adjustment_method, rows[2].behind.family_size) == ("holm", 6)
         assert rows[2].to_dict()["behind_first"]["baseline"] == "good"
 
     def test_each_group_has_its_own_ranking(self, table: Build) -> None:
