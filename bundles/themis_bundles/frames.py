@@ -245,12 +245,33 @@ def refusal(blob: bytes, raw: int) -> str | None:
 def inflate(
     frame: Frame, max_raw: int, line_limit: int, max_ratio: int | None = None
 ) -> list[bytes]:
-    r"""Return the lines of a frame, without their line ends.
+    """Return the lines of a frame, without their line ends.
 
     Args:
         frame: The frame, as the walker found it.
         max_raw: The largest content that it may declare, checked before inflating.
         line_limit: The longest line, in bytes.
+        max_ratio: How many times its own size it may inflate to, where the reader is stricter
+            than the format.
+
+    Raises:
+        FrameDamagedError: When the frame breaks a limit, fails its checksum or does not hold
+            whole lines.
+    """
+    data = inflate_whole(frame, max_raw, max_ratio)
+    lines = data.split(b"\n")
+    lines.pop()
+    if len(data) > line_limit and any(len(line) > line_limit for line in lines):
+        raise FrameDamagedError("line-limit", f"a line is longer than {line_limit} bytes")
+    return lines
+
+
+def inflate_whole(frame: Frame, max_raw: int, max_ratio: int | None = None) -> bytes:
+    """Return the content of a frame, which ends with a whole line.
+
+    Args:
+        frame: The frame, as the walker found it.
+        max_raw: The largest content that it may declare, checked before inflating.
         max_ratio: How many times its own size it may inflate to, where the reader is stricter
             than the format.
 
@@ -284,11 +305,7 @@ def inflate(
         raise FrameDamagedError("frame-checksum", f"cannot be inflated: {error}") from None
     if len(data) != head.content or not data.endswith(b"\n"):
         raise FrameDamagedError("frame-lines", "the frame does not end with a whole line")
-    lines = data.split(b"\n")
-    lines.pop()
-    if len(data) > line_limit and any(len(line) > line_limit for line in lines):
-        raise FrameDamagedError("line-limit", f"a line is longer than {line_limit} bytes")
-    return lines
+    return data
 
 
 def _begins_frame(data: bytes | bytearray) -> bool:

@@ -26,7 +26,14 @@ from themis_bundles.canonical import (
 )
 from themis_bundles.errors import BundleInvalidError, CanonicalError, FrameDamagedError
 from themis_bundles.files import opened_inside, read_inside
-from themis_bundles.frames import FRAME_BYTES, FrameReader, inflate, seek_table
+from themis_bundles.frames import (
+    FRAME_BYTES,
+    Frame,
+    FrameReader,
+    inflate,
+    inflate_whole,
+    seek_table,
+)
 from themis_bundles.items import ItemCheck
 from themis_bundles.manifest import Cost, GroupEntry, Manifest, ShardEntry, ids_path
 from themis_bundles.receipts import load
@@ -215,16 +222,20 @@ class Bundle:
             kinds = [component.kind for component in self._components]
         return ItemCheck(self.manifest.stage, self.manifest.groups[shard.group].model, kinds)
 
-    def iter_lines(self, shard_index: int) -> Iterator[bytes]:
-        """Give the item lines of a shard whose content was proved before, in order.
+    def iter_contents(self, shard_index: int) -> Iterator[bytes]:
+        """Give the lines of a shard whose items were proved before, in order, a frame at a time.
 
         Raises:
             BundleInvalidError: At the end at the latest, when the file is not the one that the
                 manifest lists.
         """
         shard = self.shard(shard_index)
-        for _, lines in self._proved_frames(shard.path, shard.sha256, shard.bytes):
-            yield from lines
+        max_raw = max(FRAME_BYTES, self.manifest.line_limit + 1)
+        for frame in self._listed_frames(shard.path, shard.sha256, shard.bytes):
+            try:
+                yield inflate_whole(frame, max_raw, self.max_ratio)
+            except FrameDamagedError as error:
+                raise self._invalid(shard.path, frame.number, None, str(error)) from None
 
     def _proved_items(
         self, shard: Shard, check: ItemCheck | None = None
@@ -323,6 +334,16 @@ class Bundle:
         """Give the lines of each frame; when exhausted, the file's digest was proved."""
         limit = self.manifest.line_limit
         max_raw = max(FRAME_BYTES, limit + 1)
+        for frame in self._listed_frames(relative, sha256, size):
+            try:
+                lines = inflate(frame, max_raw, limit, self.max_ratio)
+            except FrameDamagedError as error:
+                raise self._invalid(relative, frame.number, None, str(error)) from None
+            yield frame.number, lines
+
+    def _listed_frames(self, relative: str, sha256: str, size: int) -> Iterator[Frame]:
+        """Give each frame, still compressed; when exhausted, the file's digest was proved."""
+        max_raw = max(FRAME_BYTES, self.manifest.line_limit + 1)
         digest = hashlib.sha256()
         sizes: list[tuple[int, int]] = []
         table: bytes | None = None
@@ -337,12 +358,8 @@ class Bundle:
                 if table is not None:
                     reason = "seek-table: frames follow the seek table"
                     raise self._invalid(relative, frame.number, None, reason)
-                try:
-                    lines = inflate(frame, max_raw, limit, self.max_ratio)
-                except FrameDamagedError as error:
-                    raise self._invalid(relative, frame.number, None, str(error)) from None
                 sizes.append((len(frame.blob), frame.head.content or 0))
-                yield frame.number, lines
+                yield frame
         problems = []
         if reader.tail is not None:
             problems.append(f"{name}: tail: at byte {reader.tail.offset}: {reader.tail.reason}")

@@ -6,6 +6,7 @@ goes to the spool; nothing is stored here.
 """
 
 import hashlib
+import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Literal, NamedTuple
 
@@ -104,7 +105,7 @@ class Proof:
         self._spool = spool
         self._resolve: Resolve = resolve
         self._evaluations = evaluation_keys(store, run)
-        self._key = msgspec.json.Decoder(_ItemKey).decode
+        self._keys = msgspec.json.Decoder(_ItemKey).decode_lines
         self._learned = False
         self._evaluation = bundle.manifest.stage == "evaluation"
 
@@ -140,15 +141,18 @@ class Proof:
         shard = self._bundle.shard(joined.shard_index)
         records = joined.records(resolve=self._resolve)
         place, entry = next(records, (-1, None))
-        for index, (line, body) in enumerate(self._items(joined.shard_index)):
+        for index, (key, body) in enumerate(self._items(joined.shard_index)):
             if index == place and entry is not None:
-                yield _Answered(shard.first_seq + index, self._key(line), body, entry)
+                yield _Answered(shard.first_seq + index, key, body, entry)
                 place, entry = next(records, (-1, None))
 
-    def _items(self, shard: int) -> Iterator[tuple[bytes, Mapping[str, Any] | None]]:
+    def _items(self, shard: int) -> Iterator[tuple[_ItemKey, Mapping[str, Any] | None]]:
         if self._own:
-            return ((line, None) for line in self._bundle.iter_lines(shard))
-        return ((item.line, item.body) for item in self._bundle.iter_items(shard))
+            for content in self._bundle.iter_contents(shard):
+                yield from zip(self._keys(content), itertools.repeat(None))
+        else:
+            for item in self._bundle.iter_items(shard):
+                yield msgspec.convert(item.body, _ItemKey), item.body
 
     def _events(self, joined: Scan, batch: Sequence[_Answered]) -> list[Event]:
         ids = list(dict.fromkeys(answered.key.id for answered in batch))
