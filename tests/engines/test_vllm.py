@@ -7,6 +7,7 @@ that is what signals, kills and orphans are about; each takes about half a minut
 import contextlib
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -66,11 +67,45 @@ def test_an_answer_is_held_to_a_choice(vllm_engine: Engine, ask: Any, complete: 
     assert complete(vllm_engine, [request])[0].text in {"yes", "no"}
 
 
-def test_a_bad_schema_is_refused_and_the_rest_go_on(
-    vllm_engine: Engine, ask: Any, complete: Any
+def test_an_answer_is_held_to_a_pattern(vllm_engine: Engine, ask: Any, complete: Any) -> None:
+    request = ask(0, "What is the capital of France?", extras={"regex": "[0-9]{3}-[xy]"})
+
+    text = complete(vllm_engine, [request])[0].text
+
+    assert re.fullmatch("[0-9]{3}-[xy]", text)
+
+
+def test_an_answer_is_held_to_a_grammar(vllm_engine: Engine, ask: Any, complete: Any) -> None:
+    grammar = 'root ::= number (" + " number)+\nnumber ::= [0-9]'
+    request = ask(0, "Give me a sum.", max_tokens=9, extras={"grammar": grammar})
+
+    text = complete(vllm_engine, [request])[0].text
+
+    assert re.match(r"[0-9]( \+ [0-9])*", text)
+    assert set(text) <= set("0123456789 +")
+
+
+@pytest.mark.parametrize(
+    "extras",
+    [
+        {"regex": "("},
+        {"grammar": "root ::= ("},
+        {"grammar": "no grammar at all"},
+        {"choice": []},
+        {"choice": "yes"},
+        {"json_schema": {"type": "nothing"}},
+        {"json_schema": "{"},
+        {"choice": ["a"], "regex": "a"},
+    ],
+    ids=str,
+)
+def test_a_bad_constraint_is_refused_and_the_rest_go_on(
+    extras: dict[str, Any], vllm_engine: Engine, ask: Any, complete: Any
 ) -> None:
-    with pytest.raises(RequestRejected):
-        vllm_engine.submit(ask(0, "Hello", extras={"regex": "("}))
+    with pytest.raises(RequestRejected) as caught:
+        vllm_engine.submit(ask(0, "Hello", extras=extras))
+
+    assert caught.value.failure.kind == "model"
 
     assert complete(vllm_engine, [ask(1, "What is the capital of France?")])[1].error is None
 

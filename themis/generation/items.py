@@ -74,15 +74,19 @@ def engine_settings(
     """
     group = bundle.group_of(shard)
     model = bundle.components()[group.model].body
-    path = None
+    extras = dict(model.get("extras", {}))
+    path = adapter = None
     if needs_model_files(group.provider):
         path = resolve_model(group.model_id, model_paths=model_paths)
+        if extras.get("lora") is not None:
+            adapter = resolve_model(str(extras["lora"]), model_paths=model_paths)
     return EngineSettings(
         provider=group.provider,
         model_id=group.model_id,
         revision=model.get("revision"),
-        extras=dict(model.get("extras", {})),
+        extras=extras,
         model_path=path,
+        adapter_path=adapter,
         options=dict(options),
     )
 

@@ -99,6 +99,11 @@ class HfEngine:
         self._options = read_options(HfOptions, "hf", settings.options)
         if settings.model_path is None:
             raise EngineInitError("The hf engine needs a model directory.")
+        if settings.adapter_path is not None:
+            raise EngineInitError(
+                "The hf engine runs no LoRA adapters: merge the adapter into its model, or run "
+                "it with vllm."
+            )
         self._directory = check_model_directory(settings.model_path)
         if self._directory.problems:
             raise EngineInitError(

@@ -188,8 +188,9 @@ class EngineSettings:
         model_id: The model's name.
         revision: The pinned revision, recorded; the files decide.
         extras: The model spec's extras; engines read `chat_template_kwargs` and
-            `prompt_format` and leave other labels alone.
+            `prompt_format` and leave other labels alone. (`lora` names the adapter.)
         model_path: Where the model's files lie; None for engines without files.
+        adapter_path: Where the files of its LoRA adapter lie; None when it has none.
         options: How to run it here (`dtype`, `max_model_len`, …): provenance, never identity.
     """
 
@@ -198,6 +199,7 @@ class EngineSettings:
     revision: str | None = None
     extras: Mapping[str, Any] = field(default_factory=dict)
     model_path: Path | None = None
+    adapter_path: Path | None = None
     options: Mapping[str, Any] = field(default_factory=dict)
 
 

@@ -23,6 +23,7 @@ from typing import Any
 import msgspec
 
 from themis.errors import ErrorCode
+from themis.providers.adapters import Adapter, check_adapter
 from themis.providers.chat import ChatRenderer, Prompt
 from themis.providers.likelihood import tokenised
 from themis.providers.models import check_model_directory
@@ -53,6 +54,9 @@ WATCH_SECONDS = 0.2
 LOGPROB_DIGITS = 4
 CPU_KV_CACHE_BYTES = 256 << 20
 CPU_BATCH_ROWS = 64
+
+LORA_RANKS = (8, 16, 32, 64, 128, 256, 320, 512)
+"""What vLLM's `max_lora_rank` may be."""
 
 STRUCTURED = frozenset({"choice", "grammar", "json_schema", "regex"})
 PLAIN_EXTRAS = frozenset(
@@ -137,11 +141,14 @@ class VllmEngine:
                 f"{settings.model_path} cannot be used: {'; '.join(self._directory.problems)}.",
                 details={"problems": list(self._directory.problems)},
             )
+        folder = settings.adapter_path
+        self._adapter = None if folder is None else check_adapter(folder)
         _prepare_environment(self._options, on_cpu=on_cpu)
-        self._arguments = _arguments(self._options, on_cpu=on_cpu)
+        self._arguments = _arguments(self._options, self._adapter, on_cpu=on_cpu)
         self._renderer = ChatRenderer(settings.model_path, settings.extras)
         self._llm = _build(str(settings.model_path), self._arguments)
         self._engine = self._llm.llm_engine
+        self._lora = _lora_request(self._adapter)
         config = self._engine.vllm_config
         self._renderer.context = config.model_config.max_model_len
         self._batch_rows = int(config.scheduler_config.max_num_seqs)
@@ -185,6 +192,7 @@ class VllmEngine:
                 "sha256": self._directory.digest,
                 "files": dict(self._directory.files),
             },
+            "adapter": self._adapter and self._adapter.describe(),
             "chat": self._renderer.describe(),
             "dtype": str(config.model_config.dtype).removeprefix("torch."),
             "device": str(config.device_config.device_type),
@@ -236,7 +244,7 @@ class VllmEngine:
             self._progress = time.monotonic()
         try:
             rendered = self._llm.renderer.render_cmpl([{"prompt_token_ids": ids}])[0]
-            self._engine.add_request(name, rendered, params)
+            self._engine.add_request(name, rendered, params, lora_request=self._lora)
         except Exception as error:
             if not _is_client_error(error):
                 raise EngineDead(f"vLLM took no request: {_named(error)}") from error
@@ -383,7 +391,7 @@ def _prepare_environment(options: VllmOptions, *, on_cpu: bool) -> None:
     os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "1" if multiprocess else "0"
 
 
-def _arguments(options: VllmOptions, *, on_cpu: bool) -> dict[str, Any]:
+def _arguments(options: VllmOptions, adapter: Adapter | None, *, on_cpu: bool) -> dict[str, Any]:
     """Return the arguments for `LLM`, with defaults that suit a CPU when there is no GPU."""
     own = {"multiprocess", "threads", "stall_seconds"}
     given = {
@@ -400,10 +408,30 @@ def _arguments(options: VllmOptions, *, on_cpu: bool) -> dict[str, Any]:
         given = {**cpu, **given}
         if given["dtype"] == "auto":
             given["dtype"] = "float32"
+    if adapter is not None:
+        given |= {"enable_lora": True, "max_loras": 1, "max_lora_rank": _allowed_rank(adapter)}
     # Small models run into endless white space under a JSON grammar, and the setting is
     # heeded here only, not with a request.
     given["structured_outputs_config"] = {"backend": "xgrammar", "disable_any_whitespace": True}
     return given
+
+
+def _allowed_rank(adapter: Adapter) -> int:
+    """Return the smallest rank that vLLM can be built for and that takes the adapter."""
+    for rank in LORA_RANKS:
+        if rank >= adapter.rank:
+            return rank
+    raise EngineInitError(
+        f"The adapter {adapter.path} has rank {adapter.rank}; vLLM takes at most {LORA_RANKS[-1]}."
+    )
+
+
+def _lora_request(adapter: Adapter | None) -> Any:
+    if adapter is None:
+        return None
+    from vllm.lora.request import LoRARequest
+
+    return LoRARequest(adapter.path.name, 1, str(adapter.path))
 
 
 def _build(model: str, arguments: Mapping[str, Any]) -> Any:
