@@ -1,14 +1,15 @@
 """The hidden folder that a bundle grows in, and what killed exports left of theirs.
 
-A bundle is written to `.NAME.<random>.partial` beside its target and renamed at the end. Its
-writer holds a lock on `.NAME.<random>.partial.lock` for as long as it lives. The next export to
-the same target removes what is surely abandoned: the lock is free, and the file says that its
-writer ran under this very kernel, so that the lock could not have been hidden. Some network
-file systems keep locks to one machine, or have none; a folder of which nothing is sure is left
-where it is, and named.
+A bundle is written to `.NAME.<random>-<kernel>.partial` beside its target and renamed at the
+end. Its writer holds a lock on an empty file of that name with `.lock` behind for as long as it
+lives. The next export to the same target removes what is surely abandoned: the lock is free,
+and the writer ran under this very kernel, so that the lock could not have been hidden. Some
+network file systems keep locks to one machine, or have none; a folder of which nothing is sure
+is left where it is, and named.
 """
 
 import fcntl
+import hashlib
 import logging
 import os
 import re
@@ -17,10 +18,9 @@ import shutil
 from contextlib import suppress
 from pathlib import Path
 
-from themis_bundles import files
-
 _LOG = logging.getLogger(__name__)
 _BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
+_UNKNOWN = "0" * 16
 _LOCK = ".lock"
 
 
@@ -40,26 +40,21 @@ class Partial:
 
     def __init__(self, target: Path) -> None:
         remove_abandoned(target)
-        self.folder = target.with_name(f".{target.name}.{secrets.token_hex(8)}.partial")
+        name = f".{target.name}.{secrets.token_hex(8)}-{_this_kernel()}.partial"
+        self.folder = target.with_name(name)
         self._lock = _lock_of(self.folder)
         # Locked before the folder exists, so there is never a live folder with a free lock.
-        self._fd = files.create(self._lock)
-        try:
-            if _try_lock(self._fd):
-                files.write_all(self._fd, _this_kernel())
-        except BaseException:
+        self._file = self._lock.open("xb")
+        if not _try_lock(self._file.fileno()):
+            # A folder without a lock file is never removed.
             self.release()
-            raise
 
     def release(self) -> None:
         """Give the folder up, once it was renamed or removed; a second call does nothing."""
-        if self._fd < 0:
-            return
-        with suppress(OSError):
-            self._lock.unlink(missing_ok=True)
-        fd, self._fd = self._fd, -1
-        with suppress(OSError):
-            os.close(fd)
+        if not self._file.closed:
+            with suppress(OSError):
+                self._lock.unlink(missing_ok=True)
+            self._file.close()
 
 
 def remove_abandoned(target: Path) -> tuple[Path, ...]:
@@ -79,7 +74,10 @@ def remove_abandoned(target: Path) -> tuple[Path, ...]:
 def _partials_of(target: Path) -> list[Path]:
     """Return the hidden folders of a target, also those of which only the lock is left."""
     with suppress(FileNotFoundError, NotADirectoryError):
-        pattern = re.compile(rf"(\.{re.escape(target.name)}\.[0-9a-f]{{16}}\.partial)(\.lock)?")
+        random = r"[0-9a-f]{16}-[0-9a-f]{16}"
+        pattern = re.compile(
+            rf"(\.{re.escape(target.name)}\.{random}\.partial)({re.escape(_LOCK)})?"
+        )
         names = (pattern.fullmatch(entry.name) for entry in target.parent.iterdir())
         return [target.with_name(name) for name in sorted({match[1] for match in names if match})]
     return []
@@ -95,8 +93,8 @@ def _removed(folder: Path) -> bool:
     try:
         if not _try_lock(fd):
             return not folder.exists()
-        kernel = os.read(fd, 100)
-        if folder.exists() and (not kernel or kernel != _this_kernel()):
+        sure = _this_kernel() != _UNKNOWN and folder.name.endswith(f"-{_this_kernel()}.partial")
+        if folder.exists() and not sure:
             return False
         # Does not follow a link in its place.
         shutil.rmtree(folder, ignore_errors=True)
@@ -122,9 +120,9 @@ def _try_lock(fd: int) -> bool:
     return True
 
 
-def _this_kernel() -> bytes:
-    """Return what only processes under the same running kernel see; empty when unknown."""
+def _this_kernel() -> str:
+    """Return what only processes under the same running kernel see, as 16 hexadecimal digits."""
     try:
-        return _BOOT_ID.read_bytes().strip()
+        return hashlib.sha256(_BOOT_ID.read_bytes()).hexdigest()[:16]
     except OSError:
-        return b""
+        return _UNKNOWN

@@ -1,7 +1,7 @@
 """Write a bundle: a stream of items becomes shards, and the whole appears at once.
 
 Everything is written into a hidden folder beside the target, synced, and renamed, so a
-bundle under its final name is whole. The same calls give the same bytes on any machine:
+bundle under its final name is whole; what a killed export left goes with the next (`partials`). The same calls give the same bytes on any machine:
 nothing of the clock, the host or the user goes into a bundle. Memory stays bounded by one
 frame and the component digests.
 
@@ -14,7 +14,6 @@ frame and the component digests.
 
 import hashlib
 import os
-import secrets
 import shutil
 from collections import deque
 from collections.abc import Callable, Mapping
@@ -54,6 +53,7 @@ from themis_bundles.manifest import (
     plan_digest,
     total,
 )
+from themis_bundles.partials import Partial
 
 # So many finished files may wait for the disk: their number bounds the open descriptors.
 _OPEN_FILES = 32
@@ -260,7 +260,8 @@ class BundleWriter:
         _refuse_existing(self.path)
         with files.write_errors(self.path):
             files.make_folder(self.path.parent.absolute())
-            self._root = self.path.with_name(f".{self.path.name}.{secrets.token_hex(8)}.partial")
+            self._partial = Partial(self.path)
+            self._root = self._partial.folder
             self._data = self._root / "data"
             self._disk = _Disk()
             try:
@@ -337,7 +338,7 @@ class BundleWriter:
             canonical_json({**item, "seq": self._seq}), prompt_tokens, max_new_tokens
         )
 
-    def add_canonical(self, item: bytes, *, prompt_tokens: int, max_new_tokens: int) -> str:
+    def add_canonical(self, item: bytes, prompt_tokens: int, max_new_tokens: int) -> str:
         """Append an item that is canonical JSON already, which nobody checks again.
 
         Args:
@@ -352,7 +353,7 @@ class BundleWriter:
         Raises:
             CanonicalError: When the item is too long.
         """
-        line = b'%b,"seq":%d}' % (item[:-1], self._seq)
+        line = item[:-1] + b',"seq":%d}' % self._seq
         return self._append(line, prompt_tokens, max_new_tokens)
 
     def __enter__(self) -> Self:
@@ -533,6 +534,7 @@ class BundleWriter:
                     file.close()
         self._disk.close()
         shutil.rmtree(self._root, ignore_errors=True)
+        self._partial.release()
 
 
 def _refuse_existing(path: Path) -> None:

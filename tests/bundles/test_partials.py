@@ -6,11 +6,18 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
-from themis_bundles import files, partials
+from themis_bundles import BundleExistsError, partials
 from themis_bundles.partials import Partial, remove_abandoned
+
+if TYPE_CHECKING:
+    from tests.bundles.conftest import Kit
+
+STRANGE = f"{'0' * 16}-{'a' * 16}"
+"""What is in the name of a folder from another machine."""
 
 HOLD = """
 import sys
@@ -23,10 +30,10 @@ sys.stdin.read()
 """
 
 
-def start(target: Path) -> tuple[subprocess.Popen[str], Path]:
+def start(target: Path, script: str = HOLD) -> tuple[subprocess.Popen[str], Path]:
     """A process that writes to a target, and the folder that it has made."""
     process = subprocess.Popen(
-        [sys.executable, "-c", HOLD, target],
+        [sys.executable, "-c", script, target],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,
@@ -93,20 +100,20 @@ def test_two_exports_in_one_process_leave_each_other_alone(tmp_path: Path, targe
 
 
 def test_a_folder_without_a_lock_file_is_left(tmp_path: Path, target: Path) -> None:
-    folder = tmp_path / f".bundle.{'0' * 16}.partial"
+    folder = tmp_path / f".bundle.{STRANGE}.partial"
     folder.mkdir()
 
     assert remove_abandoned(target) == (folder,)
     assert folder.is_dir()
 
 
-@pytest.mark.parametrize("kernel", [b"", b"another machine's"])
+@pytest.mark.parametrize("kernel", ["0" * 16, "a" * 16])
 def test_a_free_lock_of_another_machine_proves_nothing(
-    tmp_path: Path, target: Path, kernel: bytes
+    tmp_path: Path, target: Path, kernel: str
 ) -> None:
-    folder = tmp_path / f".bundle.{'0' * 16}.partial"
+    folder = tmp_path / f".bundle.{'1' * 16}-{kernel}.partial"
     folder.mkdir()
-    folder.with_name(f"{folder.name}.lock").write_bytes(kernel)
+    folder.with_name(f"{folder.name}.lock").touch()
 
     assert remove_abandoned(target) == (folder,)
     assert folder.is_dir()
@@ -133,15 +140,15 @@ def test_where_the_kernel_has_no_name_everything_is_left(
     tmp_path: Path, target: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(partials, "_BOOT_ID", tmp_path / "nothing")
-    process, folder = start(target)
-    finish(process, signal.SIGKILL)
-    folder.with_name(f"{folder.name}.lock").write_bytes(b"")
+    folder = tmp_path / f".bundle.{'1' * 16}-{'0' * 16}.partial"
+    folder.mkdir()
+    folder.with_name(f"{folder.name}.lock").touch()
 
     assert remove_abandoned(target) == (folder,)
 
 
 def test_a_lock_file_that_is_alone_is_removed(tmp_path: Path, target: Path) -> None:
-    (tmp_path / f".bundle.{'0' * 16}.partial.lock").write_bytes(b"another machine's")
+    (tmp_path / f".bundle.{STRANGE}.partial.lock").touch()
 
     assert remove_abandoned(target) == ()
     assert names(tmp_path) == []
@@ -150,12 +157,12 @@ def test_a_lock_file_that_is_alone_is_removed(tmp_path: Path, target: Path) -> N
 @pytest.mark.parametrize(
     "name",
     [
-        f".other.{'0' * 16}.partial",
-        f".bundle.x.{'0' * 16}.partial",
+        f".other.{STRANGE}.partial",
+        f".bundle.x.{STRANGE}.partial",
         ".bundle.0123.partial",
-        f".bundle.{'0' * 16}.partial.bak",
-        f"bundle.{'0' * 16}.partial",
-        f".bundle.{'g' * 16}.partial",
+        f".bundle.{STRANGE}.partial.bak",
+        f"bundle.{STRANGE}.partial",
+        f".bundle.{STRANGE.replace('0', 'g')}.partial",
     ],
 )
 def test_nothing_else_is_touched(tmp_path: Path, target: Path, name: str) -> None:
@@ -177,7 +184,7 @@ def test_links_in_place_of_a_folder_or_its_lock_are_not_followed(
     (folder / "data").rmdir()
     folder.rmdir()
     folder.symlink_to(outside)
-    other = tmp_path / f".bundle.{'0' * 16}.partial"
+    other = tmp_path / f".bundle.{STRANGE}.partial"
     other.mkdir()
     other.with_name(f"{other.name}.lock").symlink_to(folder.with_name(f"{folder.name}.lock"))
 
@@ -185,17 +192,38 @@ def test_links_in_place_of_a_folder_or_its_lock_are_not_followed(
     assert names(outside) == ["precious"]
 
 
-def test_a_full_disk_leaves_no_lock_file(
-    tmp_path: Path, target: Path, monkeypatch: pytest.MonkeyPatch
+EXPORT = """
+import sys
+from pathlib import Path
+from themis_bundles import BundleInfo, BundleWriter, GroupSpec
+info = BundleInfo("generation", "run", {"project": "p", "benchmark": "b"}, "2026-01-02")
+with BundleWriter(Path(sys.argv[1]), info) as writer:
+    print(next(Path(sys.argv[1]).parent.glob("*.partial")), flush=True)
+    sys.stdin.read()
+"""
+
+
+def test_an_export_removes_what_a_killed_one_left(tmp_path: Path, target: Path, kit: "Kit") -> None:
+    process, folder = start(target, EXPORT)
+    finish(process, signal.SIGKILL)
+    assert folder.is_dir()
+
+    kit.bundle(target)
+
+    assert names(tmp_path) == ["bundle"]
+
+
+def test_an_export_touches_nothing_of_a_living_one(
+    tmp_path: Path, target: Path, kit: "Kit"
 ) -> None:
-    def refuse(_fd: int, _data: bytes) -> None:
-        raise OSError(28, "No space left on device")
+    process, folder = start(target, EXPORT)
+    try:
+        kit.bundle(target)
 
-    monkeypatch.setattr(files, "write_all", refuse)
-    descriptors = len(names(Path("/proc/self/fd")))
-
-    with pytest.raises(OSError, match="No space left"):
-        Partial(target)
-
-    assert names(tmp_path) == []
-    assert len(names(Path("/proc/self/fd"))) == descriptors
+        assert (folder / "data/items").is_dir()
+        with pytest.raises(BundleExistsError):
+            kit.bundle(target)
+    finally:
+        finish(process, signal.SIGKILL)
+    assert remove_abandoned(target) == ()
+    assert names(tmp_path) == ["bundle"]
