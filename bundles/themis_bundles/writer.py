@@ -1,9 +1,9 @@
 """Write a bundle: a stream of items becomes shards, and the whole appears at once.
 
 Everything is written into a hidden folder beside the target, synced, and renamed, so a
-bundle under its final name is whole; what a killed export left goes with the next (`partials`). The same calls give the same bytes on any machine:
-nothing of the clock, the host or the user goes into a bundle. Memory stays bounded by one
-frame and the component digests.
+bundle under its final name is whole; what a killed export left there goes with the next one
+(`partials`). The same calls give the same bytes on any machine: nothing of the clock, the host
+or the user goes into a bundle. Memory stays bounded by one frame and the component digests.
 
     with BundleWriter(path, info) as writer:
         model = writer.component("model", {"provider": "demo", "model_id": "echo"})
