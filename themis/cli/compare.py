@@ -1,14 +1,25 @@
 """`themis compare`: models or prompts, item by item."""
 
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from themis.cli.options import json_option, print_json, project_option, project_store
+from themis.cli.options import project_option, project_store
+from themis.cli.rows import as_usage, format_options, print_rows
+
+if TYPE_CHECKING:
+    from themis.records.score_table import ScoreTable
+    from themis.results.comparability import Comparability
+    from themis.results.compare import PairedRow
+    from themis.results.report.tables import TextTable
+    from themis.storage import Store
+    from themis.storage.plans import Run
 
 
 @click.command()
 @click.argument("run", default="latest")
+@click.argument("new", required=False)
 @click.option(
     "--what",
     type=click.Choice(["model_id", "prompt_variant_id"]),
@@ -30,9 +41,10 @@ from themis.cli.options import json_option, print_json, project_option, project_
 )
 @click.option("--margin", type=float, help="A difference that does not matter: tests equivalence.")
 @project_option
-@json_option
+@format_options
 def command(
     run: str,
+    new: str | None,
     what: str,
     baseline: str | None,
     treatment: tuple[str, ...],
@@ -44,43 +56,97 @@ def command(
     project: Path | None,
     *,
     as_json: bool,
+    as_csv: bool,
 ) -> None:
     """Compare the models or prompts of RUN on the items that both answered.
+
+    With NEW, compare that later run with RUN, model by model. Either way the verdict on the
+    provenance says whether the difference may have another cause.
 
     \b
     Example:
         themis compare my-eval --what prompt_variant_id --baseline plain
+        themis compare run_5b97 run_a41c
     """
-    from typing import Any, cast
-
     from themis.cli.tables import print_tables
-    from themis.errors import SpecValidationError
-    from themis.results.compare import paired_compare
+    from themis.results.reading import read_table
     from themis.results.report.tables import paired_table
     from themis.storage.plans import find_run
-    from themis.storage.tables import read_scores
 
-    with project_store(project) as store:
-        found = find_run(store, run)
-        table = read_scores(store, found)
-    try:
-        rows = paired_compare(
-            table,
-            compare=cast("Any", what),
-            baseline=baseline,
-            treatment=list(treatment) or None,
-            metric_id=metric,
-            group_by=by,
-            p_value_correction=cast("Any", correction),
-            cluster_by=cluster_by,
-            margin=margin,
-        )
-    except ValueError as error:
-        raise SpecValidationError(str(error)) from error
-    if as_json:
-        print_json({"run_id": found.run_id, "rows": [row.to_dict() for row in rows]})
+    keys = (*by, *((cluster_by,) if cluster_by else ()))
+    options: dict[str, Any] = {
+        "metric_id": metric,
+        "group_by": by,
+        "p_value_correction": correction,
+        "cluster_by": cluster_by,
+        "margin": margin,
+    }
+    with project_store(project) as store, as_usage():
+        runs = [find_run(store, name) for name in (run, new) if name is not None]
+        tables = [read_table(store, found, keys) for found in runs]
+        rows = _rows(tables, what, baseline, treatment, options)
+        verdicts = _verdicts(store, runs, what, rows)
+    head = {
+        "run_id": runs[0].run_id,
+        "new_run_id": runs[-1].run_id if new else None,
+        "comparability": [verdict.to_dict() for verdict in verdicts],
+    }
+    if print_rows([row.to_dict() for row in rows], head, as_json=as_json, as_csv=as_csv):
         return
     if not rows:
         click.echo(f"nothing to compare: the run has one {what}")
         return
     print_tables([paired_table(rows)])
+    for verdict in verdicts:
+        click.echo(f"{verdict.left} and {verdict.right}: {verdict.verdict}")
+        if verdict.differences:
+            print_tables([_difference_table(verdict)])
+
+
+def _rows(
+    tables: "list[ScoreTable]",
+    what: str,
+    baseline: str | None,
+    treatment: tuple[str, ...],
+    options: dict[str, Any],
+) -> "list[PairedRow]":
+    """Compare two runs, or the sides of one."""
+    from themis.results.compare import paired_compare
+    from themis.results.two_runs import compare_runs
+
+    if len(tables) == 1:
+        sides: dict[str, Any] = {
+            "compare": what, "baseline": baseline, "treatment": list(treatment) or None
+        }  # fmt: skip
+        return paired_compare(tables[0], **sides, **options)
+    if treatment and not baseline:
+        raise click.UsageError("with two runs, --treatment needs --baseline: the models to pair")
+    pairs = [(baseline, model) for model in treatment or (baseline,)] if baseline else None
+    return compare_runs(*tables, models=pairs, **options)
+
+
+def _verdicts(
+    store: "Store", runs: "list[Run]", what: str, rows: "list[PairedRow]"
+) -> "list[Comparability]":
+    """Judge the runs, or each pair of models; two prompts of one model come about alike."""
+    from themis.results.comparability import compare_provenance
+
+    if len(runs) > 1:
+        return [compare_provenance(store, *runs)]
+    if what != "model_id":
+        return []
+    return [
+        compare_provenance(store, runs[0], runs[0], model_a=a, model_b=b)
+        for a, b in dict.fromkeys((row.baseline, row.treatment) for row in rows)
+    ]
+
+
+def _difference_table(verdict: "Comparability") -> "TextTable":
+    from themis.results.report.tables import Column, TextTable
+
+    columns = [Column(name) for name in ("field", "left", "right", "severity")]
+    return TextTable(
+        "Differences in provenance",
+        (*columns, Column("why", optional=True)),
+        tuple((d.field, d.left, d.right, d.severity, d.why) for d in verdict.differences),
+    )

@@ -4,21 +4,17 @@ from pathlib import Path
 
 import click
 
-from themis.cli.options import (
-    json_option,
-    print_json,
-    project_option,
-    project_store,
-)
+from themis.cli.options import project_option, project_store
+from themis.cli.rows import format_options, print_rows
 
 
 @click.command()
 @click.argument("run", default="latest")
 @click.option("--limit", type=click.IntRange(min=1), default=20, show_default=True)
 @project_option
-@json_option
-def command(run: str, limit: int, project: Path | None, *, as_json: bool) -> None:
-    """List the candidates of RUN that failed or have not come back.
+@format_options
+def command(run: str, limit: int, project: Path | None, *, as_json: bool, as_csv: bool) -> None:
+    """List what has no score in RUN, and why: candidates first, then metrics that failed.
 
     RUN is a run's id, the start of one, a benchmark's id, or `latest`.
 
@@ -29,35 +25,21 @@ def command(run: str, limit: int, project: Path | None, *, as_json: bool) -> Non
     from itertools import islice
 
     from themis.results.report.terminal import printable
+    from themis.results.result import BenchmarkResult
     from themis.storage.plans import find_run
-    from themis.storage.tables import iter_candidates
 
     with project_store(project) as store:
-        found = iter_candidates(store, find_run(store, run), failed_only=True)
-        rows = list(islice(found, limit + 1))
-    if as_json:
-        print_json(
-            [
-                {
-                    "trial": row.trial_hash,
-                    "sample": row.sample,
-                    "model_id": row.model["model_id"],
-                    "slice_id": row.slice_id,
-                    "prompt_variant_id": row.prompt_variant_id,
-                    "item_id": row.item_id,
-                    "status": row.status,
-                    "error": None if row.output is None else row.output.get("error"),
-                }
-                for row in rows[:limit]
-            ]
-        )
+        result = BenchmarkResult(store, find_run(store, run))
+        rows = list(islice(result.iter_failures(), limit + 1))
+    head = {"run_id": result.run_id, "more": len(rows) > limit}
+    if print_rows(rows[:limit], head, as_json=as_json, as_csv=as_csv):
         return
     for row in rows[:limit]:
-        error = {} if row.output is None else row.output.get("error", {})
-        why = f"{error['code']}: {error['message']}" if error else "no result yet"
+        why = f"{row['code']}: {row['message']}" if row["code"] else row["message"]
+        what = f" {row['metric_id']}" if row["metric_id"] else ""
         click.echo(
-            f"{row.status:<12} {row.slice_id}/{row.item_id} {row.model['model_id']} "
-            f"{row.prompt_variant_id} #{row.sample}: {printable(why)}"
+            f"{row['status']:<13} {row['slice_id']}/{row['item_id']} {row['model_id']} "
+            f"{row['prompt_variant_id']} #{row['sample']}{what}: {printable(why)}"
         )
     if len(rows) > limit:
         click.echo(f"… and more; raise --limit {limit}")

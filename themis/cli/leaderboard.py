@@ -4,7 +4,8 @@ from pathlib import Path
 
 import click
 
-from themis.cli.options import json_option, print_json, project_option, project_store
+from themis.cli.options import project_option, project_store
+from themis.cli.rows import as_usage, format_options, print_rows
 
 
 @click.command()
@@ -19,7 +20,7 @@ from themis.cli.options import json_option, print_json, project_option, project_
     help="Every item counts the same, or every slice.",
 )
 @project_option
-@json_option
+@format_options
 def command(
     run: str,
     by: tuple[str, ...],
@@ -28,6 +29,7 @@ def command(
     project: Path | None,
     *,
     as_json: bool,
+    as_csv: bool,
 ) -> None:
     """Rank the models of RUN; those that the data cannot tell from the first are marked.
 
@@ -36,25 +38,19 @@ def command(
         themis leaderboard my-eval --by slice_id
     """
     from themis.cli.tables import print_tables
-    from themis.errors import SpecValidationError
     from themis.results.leaderboard import leaderboard
+    from themis.results.reading import read_table
     from themis.results.report.tables import leaderboard_table
     from themis.storage.plans import find_run
-    from themis.storage.tables import read_scores
 
-    with project_store(project) as store:
+    with project_store(project) as store, as_usage():
         found = find_run(store, run)
-        table = read_scores(store, found)
-    try:
         rows = leaderboard(
-            table,
+            read_table(store, found, by),
             metric_id=metric,
             group_by=by,
             weights="macro" if weights == "macro" else "micro",
         )
-    except ValueError as error:
-        raise SpecValidationError(str(error)) from error
-    if as_json:
-        print_json({"run_id": found.run_id, "rows": [row.to_dict() for row in rows]})
-        return
-    print_tables([leaderboard_table(rows)])
+    flat = [row.to_dict() for row in rows]
+    if not print_rows(flat, {"run_id": found.run_id}, as_json=as_json, as_csv=as_csv):
+        print_tables([leaderboard_table(rows)])

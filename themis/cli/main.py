@@ -31,6 +31,7 @@ COMMANDS = {
     "slurm": ("themis.cli.slurm", "Dispatch a bundle on a cluster and watch it."),
     "results": ("themis.cli.results", "Show the scores of a run."),
     "compare": ("themis.cli.compare", "Compare models or prompts on the same items."),
+    "gate": ("themis.cli.gate", "Judge a new run against the one in place, for CI."),
     "leaderboard": ("themis.cli.leaderboard", "Rank the models of a run."),
     "show": ("themis.cli.show", "Show one item from the prompt to the scores."),
     "failures": ("themis.cli.failures", "List what failed, and why."),

@@ -9,6 +9,9 @@ from themis.cli.options import json_option, print_json, project_option, project_
 
 if TYPE_CHECKING:
     from themis.results.report.data import ItemDetail
+    from themis.results.timeline import RecordTimelineView
+    from themis.storage import Store
+    from themis.storage.plans import Run
 
 
 @click.command()
@@ -19,11 +22,13 @@ if TYPE_CHECKING:
 def command(item: str, run: str, project: Path | None, *, as_json: bool) -> None:
     """Show every candidate of ITEM: its prompt, output, parsed answer and scores.
 
-    ITEM is an item's id.
+    ITEM is an item's id. Or it is a trial's hash (its beginning is enough), or TRIAL:SAMPLE for
+    one candidate: then the history of the record is shown, and where its score comes from.
 
     \b
     Example:
         themis show q07 --run my-eval
+        themis show 3f9c41d2:0 --run my-eval
     """
     from themis.errors import SpecValidationError
     from themis.orchestration.reporting import item_details
@@ -32,8 +37,12 @@ def command(item: str, run: str, project: Path | None, *, as_json: bool) -> None
     with project_store(project) as store:
         found = find_run(store, run)
         shown = [detail for detail in item_details(store, found) if detail.item_id == item]
+        view = None if shown else _timeline(store, found, item)
+    if view is not None:
+        _print_timeline(view, as_json=as_json)
+        return
     if not shown:
-        raise SpecValidationError(f"run {found.run_id} has no item {item!r}")
+        raise SpecValidationError(f"run {found.run_id} has no item or trial {item!r}")
     if as_json:
         import dataclasses
 
@@ -41,6 +50,42 @@ def command(item: str, run: str, project: Path | None, *, as_json: bool) -> None
         return
     for detail in shown:
         _print(detail)
+
+
+def _timeline(store: "Store", run: "Run", name: str) -> "RecordTimelineView | None":
+    from themis.results.result import BenchmarkResult
+
+    result = BenchmarkResult(store, run)
+    found = result.view_timeline(name, record_type="trial") if ":" not in name else None
+    return found or result.view_timeline(name)
+
+
+def _print_timeline(view: "RecordTimelineView", *, as_json: bool) -> None:
+    """Print the history of a record and the proof of every step behind its score."""
+    from themis.results.report.terminal import printable
+
+    if as_json:
+        print_json(view.to_dict())
+        return
+    click.echo(f"{view.record_type} {view.record_id}")
+    for name in ("benchmark_id", "slice_id", "model_id", "prompt_variant_id", "item_id"):
+        click.echo(f"  {name}: {printable(str(view.lineage[name]))}")
+    for turn in view.conversation or ():
+        _indented(turn["role"], turn["content"])
+    for name, record in view.evaluations.items():
+        for score in record["scores"]:
+            value = "no score" if score["value"] is None else f"{score['value']:g}"
+            click.echo(f"  {name} {score['metric']}: {value}")
+    click.echo("history:")
+    for stage in view.timeline:
+        sample = "" if stage.sample is None else f" #{stage.sample}"
+        click.echo(f"  {stage.at}  {stage.stage}{sample} {stage.component_id}: {stage.status}")
+    click.echo("where it comes from:")
+    proof = {True: "proved", False: "CHANGED", None: "not here"}
+    for step in view.provenance:
+        click.echo(
+            f"  {proof[step.verified]:<9} {step.what:<15} {step.digest[:16]:<17} {step.detail}"
+        )
 
 
 def _print(detail: "ItemDetail") -> None:

@@ -15,6 +15,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal, TypeAlias
 
+import numpy as np
+import numpy.typing as npt
+
 from themis.results.provenance_facts import (
     AFFECTS,
     INFORMATIONAL,
@@ -24,15 +27,17 @@ from themis.results.provenance_facts import (
     facts,
     rule_of,
 )
-from themis.storage.origins import Origin, origins, scoring
+from themis.storage.origins import Origin, item_marks, origins, scoring
 from themis.storage.plans import Run, find_run
 from themis.storage.store import Store
+from themis_bundles import canonical_json, sha256_hex
 
 Verdict: TypeAlias = Literal["comparable", "caution", "not comparable"]
 
 NOT_RECORDED = "not recorded"
 _ORDER: tuple[Severity, ...] = (AFFECTS, MAY_AFFECT, INFORMATIONAL)
 
+Marks: TypeAlias = npt.NDArray[np.int64]
 _Facts: TypeAlias = Mapping[str, Counter[str]]
 """For each fact, how many answers came about with each of its values."""
 
@@ -113,6 +118,8 @@ def compare_provenance(
     found = [*_compare_answers(left, right)]
     if (store.root, left_run.run_id) != (other.root, right_run.run_id):
         found += _compare_plans(left_run, right_run)
+        if left_run.plan_digest != right_run.plan_digest:
+            found += _compare_items(item_marks(store, left_run), item_marks(other, right_run))
         found += _compare_scoring(scoring(store, left_run), scoring(other, right_run))
     found.sort(key=lambda entry: (_ORDER.index(entry.severity), entry.field))
     return Comparability(
@@ -194,12 +201,45 @@ def _shares(values: Counter[str]) -> str:
 
 
 def _compare_plans(left: Run, right: Run) -> Iterator[Difference]:
-    for field, a, b, why in (
+    """Compare what was asked: parameters, prompts of one name, seeds and samples."""
+    why = "the model is asked otherwise, which may be what is compared"
+    asked = [("parameters", *(_asked(run.benchmark["inference_grid"]) for run in (left, right)))]
+    ours, theirs = (
+        {body["id"]: body for body in run.benchmark["prompt_variants"]} for run in (left, right)
+    )
+    asked += [
+        (f"prompt {name}", _asked(ours[name]), _asked(theirs[name]))
+        for name in sorted(set(ours) & set(theirs))
+    ]
+    for field, a, b in asked:
+        if a != b:
+            yield Difference(field, a, b, MAY_AFFECT, why)
+    for field, one, two, reason in (
         ("global seed", left.global_seed, right.global_seed, "sampled answers are drawn anew"),
         ("samples", left.num_samples, right.num_samples, "means rest on more or fewer samples"),
     ):
-        if a != b:
-            yield Difference(field, str(a), str(b), INFORMATIONAL, why)
+        if one != two:
+            yield Difference(field, str(one), str(two), INFORMATIONAL, reason)
+
+
+def _asked(body: Mapping[str, Any]) -> str:
+    """Name a part of a benchmark by the digest of what it says."""
+    return sha256_hex(canonical_json(body))[:SHORT]
+
+
+def _compare_items(left: tuple[Marks, Marks], right: tuple[Marks, Marks]) -> Iterator[Difference]:
+    """Compare the items of two runs by their names and contents."""
+    common, ours, theirs = np.intersect1d(
+        left[0], right[0], assume_unique=True, return_indices=True
+    )
+    if len(common) < max(len(left[0]), len(right[0])):
+        sizes = [f"{len(side[0]):,} items" for side in (left, right)]
+        why = f"{len(common):,} items are in both, and only these are compared"
+        yield Difference("items", sizes[0], sizes[1], INFORMATIONAL, why)
+    changed = int((left[1][ours] != right[1][theirs]).sum())
+    if changed:
+        count = f"{changed:,} of {len(common):,} differ"
+        yield Difference("item contents", count, count, AFFECTS, "items of one name ask otherwise")
 
 
 def _compare_scoring(

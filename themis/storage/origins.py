@@ -3,10 +3,14 @@
 A run may hold answers that an earlier run generated, so its bundles alone do not tell.
 """
 
+import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
+
+import numpy as np
+import numpy.typing as npt
 
 from themis.storage.plans import Run
 from themis.storage.store import Store
@@ -60,3 +64,29 @@ def scoring(store: Store, run: Run) -> dict[str, tuple[str, ...]]:
     for name, digest in rows:
         found[name] = (*found.get(name, ()), digest)
     return found
+
+
+def item_marks(store: Store, run: Run) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+    """Return a 64-bit mark of each item's name (slice and id), ascending, and of its content.
+
+    Two different names share a mark once in 4 billion billion pairs; it only words a caution.
+    """
+    rows = store.db.execute(
+        "SELECT DISTINCT json_extract(p.body, '$.slice_id'), i.item_id, i.hash FROM run_trials r"
+        " JOIN trials t ON t.id = r.trial JOIN items i ON i.id = t.item"
+        " JOIN specs p ON p.id = t.slice WHERE r.run = ?",
+        (run.key,),
+    )
+    marks = np.fromiter(
+        (
+            (_mark(hashlib.sha256(f"{slice_id}\n{item_id}".encode()).digest()), _mark(content))
+            for slice_id, item_id, content in rows
+        ),
+        dtype=np.dtype((np.int64, 2)),
+    ).reshape(-1, 2)
+    names, first = np.unique(marks[:, 0], return_index=True)
+    return names, marks[first, 1]
+
+
+def _mark(digest: bytes) -> int:
+    return int.from_bytes(digest[:8], "big", signed=True)

@@ -169,6 +169,35 @@ def test_a_run_that_reuses_answers_has_the_provenance_of_those_answers(session: 
     assert found.verdict == "not comparable"
 
 
+def test_what_was_asked_otherwise_is_listed(session: Make) -> None:
+    first = run_here(session())
+    variants = [{"id": "plain", "messages": [{"role": "user", "content": "{item.question} Go."}]}]
+    second = run_here(
+        session(prompt_variants=variants, inference_grid={"params": [{"max_tokens": 9}]})
+    )
+
+    found = compare_provenance(session().store, first, second)
+
+    assert found.verdict == "caution"
+    assert [entry.field for entry in found.differences] == ["parameters", "prompt plain"]
+
+
+def test_items_that_changed_under_one_name_are_counted(session: Make, project_dir: Path) -> None:
+    first = run_here(session())
+    path = project_dir / "questions.jsonl"
+    lines = path.read_text().splitlines()
+    path.write_text("\n".join([lines[0].replace("What", "Why"), *lines[1:9]]))
+    second = run_here(session())
+
+    found = compare_provenance(session().store, first, second)
+
+    assert found.verdict == "not comparable"
+    assert [(entry.field, entry.left, entry.right) for entry in found.differences] == [
+        ("item contents", "1 of 9 differ", "1 of 9 differ"),
+        ("items", "12 items", "9 items"),
+    ]
+
+
 def test_two_models_of_one_run_differ_in_their_weights_by_intent(session: Make) -> None:
     made = session(
         models=[
