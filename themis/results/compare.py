@@ -100,7 +100,7 @@ class PairedRow:
     statistic: float | None
     df: float | None
     p_value: float | None
-    alternative: str
+    alternative: Alternative
     adjusted_p_value: float | None
     adjustment_method: str
     family_size: int

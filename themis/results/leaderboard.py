@@ -10,7 +10,7 @@ from themis.records.score_table import ScoreTable
 from themis.results.aggregate import AggregateRow, aggregate
 from themis.results.compare import PairedRow, paired_compare
 from themis.results.grouping import group_rows
-from themis.results.macro import macro_average
+from themis.results.macro import macro_average, macro_difference
 from themis.results.moments import known
 from themis.statistics.multiplicity import Correction, adjust_p_values
 
@@ -23,7 +23,8 @@ class LeaderboardRow:
         rank: From 1; models with the same mean share it. None for a model without scores.
         model_id: The model.
         score: Its mean, with everything `AggregateRow` says about it.
-        behind: Its comparison with the first model, item by item; None for the first, and
+        behind: Its comparison with the first model, item by item and with the weights of the
+            ranking; None for the first, and
             where nothing can be compared. The first was chosen for its scores, so p is adjusted
             as if all pairs of models had been compared.
         level_with_first: Whether that comparison cannot tell it from the first.
@@ -98,13 +99,17 @@ def leaderboard(
         entry
         for values, members in rankings.items()
         for entry in _rank(
-            table.where(groups.of_row == placed[values]), members, correction, cluster_by
+            table.where(groups.of_row == placed[values]), members, weights, correction, cluster_by
         )
     ]
 
 
 def _rank(
-    table: ScoreTable, rows: list[AggregateRow], correction: Correction, cluster_by: str | None
+    table: ScoreTable,
+    rows: list[AggregateRow],
+    weights: Literal["micro", "macro"],
+    correction: Correction,
+    cluster_by: str | None,
 ) -> list[LeaderboardRow]:
     ordered = sorted(rows, key=lambda row: (row.mean is None, -(row.mean or 0.0)))
     first = ordered[0]
@@ -113,9 +118,15 @@ def _rank(
         compared = paired_compare(
             table,
             baseline=first.keys["model_id"],
-            group_by=None,
+            group_by="slice_id" if weights == "macro" else None,
             cluster_by=cluster_by,
         )
+        if weights == "macro":
+            names = dict.fromkeys(row.treatment for row in compared)
+            compared = [
+                macro_difference([row for row in compared if row.treatment == name])
+                for name in names
+            ]
         compared = _adjust_for_choosing([row for row in compared if row.pair_count], correction)
         behind = {row.treatment: row for row in compared}
     entries: list[LeaderboardRow] = []

@@ -2,18 +2,23 @@
 
     macro_average(aggregate(table, ("model_id", "metric_id", "slice_id")))
 
-Micro and macro means answer different questions and are reported apart.
+Micro and macro means answer different questions and are reported apart; so do the
+differences of two models (`macro_difference`).
 """
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 import numpy as np
+from scipy.special import ndtri
 
 from themis.results.aggregate import AggregateRow
+from themis.results.compare import PairedRow
 from themis.results.moments import LEAST, known
 from themis.statistics.arrays import FloatArray
-from themis.statistics.means import macro_mean, t_interval
+from themis.statistics.means import macro_mean, t_interval, t_p_value
 
+_ABOUT_ONE_PAIRING = {"low_information", "no_pairs"}
 _ABOUT_ONE_SLICE = {"too_few_items", "degenerate", "no_scores"}
 
 
@@ -46,12 +51,8 @@ def _combine(keys: Mapping[str, str | None], parts: Sequence[AggregateRow]) -> A
     level = parts[0].ci_level
     means = _column(scored, "mean")
     stderr, df = _column(scored, "stderr"), _column(scored, "df")
-    mean = float("nan")
-    error, freedom = float("nan"), float("nan")
-    if scored:
-        mean, error = macro_mean(means, stderr)
-        spread = (stderr**4 / df).sum()
-        freedom = float((stderr**2).sum() ** 2 / spread) if spread > 0 else float("nan")
+    mean, error = macro_mean(means, stderr) if scored else (np.nan, np.nan)
+    freedom = _satterthwaite(stderr, df)
     ends = t_interval(mean, error, freedom, level)
     flags = {flag for row in scored for flag in row.flags} - _ABOUT_ONE_SLICE
     if len(scored) < len(parts):
@@ -81,10 +82,85 @@ def _combine(keys: Mapping[str, str | None], parts: Sequence[AggregateRow]) -> A
     )
 
 
-def _column(rows: Sequence[AggregateRow], name: str) -> FloatArray:
+def macro_difference(rows: Sequence[PairedRow]) -> PairedRow:
+    """Combine the comparisons of two arms in each slice, each slice with equal weight.
+
+    The mean difference has the standard error sqrt(sum of se²) / slices and Satterthwaite's
+    degrees of freedom, as in `macro_average`; a slice of 0/1 scores brings the error inside
+    its Bonett-Price interval. Slices without pairs are left out and flagged. There is no
+    test where some slice's error is not known. p is not adjusted.
+
+    Args:
+        rows: From `paired_compare`, one per slice, of one pair of arms and one metric, with
+            intervals of their own level and without a margin.
+    """
+    paired = [row for row in rows if row.pair_count]
+    first = rows[0]
+    delta, error = np.nan, np.nan
+    stderr, df = _column(paired, "stderr"), _column(paired, "df")
+    if paired:
+        delta, error = macro_mean(_column(paired, "delta_mean"), stderr)
+    freedom = _satterthwaite(stderr, np.where(np.isfinite(stderr) & np.isnan(df), np.inf, df))
+    statistic = delta / error if error > 0 else np.nan
+    p = float(t_p_value(statistic, freedom, first.alternative))
+    ends = t_interval(delta, error, freedom, first.ci_level)
+    sides = 2 if first.alternative == "two-sided" else 1
+    detectable = (ndtri(1 - (1 - first.ci_level) / sides) + ndtri(first.power)) * error
+    found = known(np.array([
+        delta, error, statistic, freedom, p, float(ends.lower), float(ends.upper), detectable,
+    ]))  # fmt: skip
+    flags = {flag for row in paired for flag in row.flags} - _ABOUT_ONE_PAIRING
+    if len(paired) < len(rows):
+        flags.add("slice_without_scores")
+    method = "none" if found[4] is None else "stratified_t"
+    surprising = found[4] is not None and found[4] <= 1 - first.ci_level
+    return replace(
+        first,
+        keys={},
+        pair_count=sum(row.pair_count for row in rows),
+        baseline_mean=_mean(paired, "baseline_mean"),
+        treatment_mean=_mean(paired, "treatment_mean"),
+        delta_mean=found[0],
+        stderr=found[1],
+        statistic=found[2],
+        df=found[3],
+        p_value=found[4],
+        adjusted_p_value=found[4],
+        family_size=int(found[4] is not None),
+        ci_lower=found[5],
+        ci_upper=found[6],
+        method=method,
+        test=method,
+        ci_method=method,
+        wins=sum(row.wins for row in rows),
+        losses=sum(row.losses for row in rows),
+        ties=sum(row.ties for row in rows),
+        cluster_count=None,
+        effect_size=None,
+        mde=found[7],
+        unpaired_baseline=sum(row.unpaired_baseline for row in rows),
+        unpaired_treatment=sum(row.unpaired_treatment for row in rows),
+        n_planned=sum(row.n_planned for row in rows),
+        delta_lower_bound=_mean(rows, "delta_lower_bound"),
+        delta_upper_bound=_mean(rows, "delta_upper_bound"),
+        verdict="inconclusive" if not surprising else "better" if delta > 0 else "worse",
+        flags=tuple(sorted(flags)),
+    )
+
+
+def _satterthwaite(stderr: FloatArray, df: FloatArray) -> float:
+    """Degrees of freedom of a sum of independent errors; NaN where none varies."""
+    total = float((stderr**2).sum())
+    spread = float((stderr**4 / df).sum())
+    if not total > 0:
+        return float("nan")
+    return total**2 / spread if spread else float("inf")
+
+
+def _column(rows: Sequence[AggregateRow] | Sequence[PairedRow], name: str) -> FloatArray:
     return np.array([getattr(row, name) for row in rows], dtype=np.float64)
 
 
-def _mean(rows: Sequence[AggregateRow], name: str) -> float | None:
+def _mean(rows: Sequence[AggregateRow] | Sequence[PairedRow], name: str) -> float | None:
     values = _column(rows, name)
-    return known(np.array([values.mean()]))[0]
+    return known(np.array([values.mean()]))[0] if len(values) else None

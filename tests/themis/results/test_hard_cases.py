@@ -9,6 +9,7 @@ from themis.records.score_table import ScoreTable
 from themis.results.aggregate import aggregate
 from themis.results.compare import paired_compare
 from themis.results.leaderboard import leaderboard
+from themis.results.macro import macro_difference
 
 Build = Callable[..., ScoreTable]
 TWO_PER_DOCUMENT = {str(item): f"d{item // 2}" for item in range(12)}
@@ -123,3 +124,83 @@ def test_equal_models_are_rarely_told_from_the_one_that_came_first(table: Build)
     # Correcting over the seven comparisons with the first alone gives 13 %.
     assert len(wrong) / rankings <= 0.05 + 0.03
     assert all(row.behind.family_size == 28 for row in rows if row.behind is not None)
+
+
+def test_a_ranking_of_equal_slices_compares_with_equal_slices(table: Build) -> None:
+    gained = {("a", "big"): 60, ("b", "big"): 70, ("a", "small"): 18, ("b", "small"): 2}
+    sizes = {"big": 100, "small": 20}
+    scores = table(
+        [
+            {"model": model, "slice": name, "item": str(item), "value": float(item < right)}
+            for (model, name), right in gained.items()
+            for item in range(sizes[name])
+        ]
+    )
+
+    micro, macro = leaderboard(scores), leaderboard(scores, weights="macro")
+
+    assert [row.model_id for row in micro] == ["a", "b"]
+    assert micro[1].behind is not None
+    assert micro[1].behind.delta_mean == pytest.approx(-6 / 120)
+    behind = macro[1].behind
+    assert behind is not None
+    assert behind.delta_mean == pytest.approx((0.1 - 0.8) / 2)
+    assert behind.delta_mean == pytest.approx(
+        (macro[1].score.mean or 0) - (macro[0].score.mean or 0)
+    )
+    parts = paired_compare(scores, baseline="a")
+    assert behind.stderr == pytest.approx(np.linalg.norm([row.stderr or 0 for row in parts]) / 2)
+    assert (behind.method, behind.pair_count, behind.verdict) == ("stratified_t", 120, "worse")
+    assert not macro[1].level_with_first
+    (p, mde) = (behind.p_value, behind.mde)
+    one_sided = macro_difference(paired_compare(scores, baseline="a", alternative="less"))
+    assert one_sided.p_value == pytest.approx((p or 0) / 2)
+    assert one_sided.mde is not None
+    assert one_sided.mde < (mde or 0)
+
+
+def test_equal_models_over_equal_slices_are_told_apart_no_more_often_than_allowed(
+    table: Build,
+) -> None:
+    rng = np.random.default_rng(1)
+    ease = {"hard": 0.2, "easy": 0.9, "graded": None}
+    claims, evaluations = 0, 300
+    for _ in range(evaluations):
+        scores = table(
+            [
+                {
+                    "model": model, "slice": name, "item": str(item),
+                    "value": rng.random() if share is None else float(rng.random() < share),
+                }
+                for model in "ab"
+                for name, share in ease.items()
+                for item in range(12)
+            ]
+        )  # fmt: skip
+        row = macro_difference(paired_compare(scores, baseline="a"))
+        claims += row.p_value is not None and row.p_value <= 0.05
+
+    assert claims / evaluations <= 0.05 + 4 * np.sqrt(0.05 * 0.95 / evaluations)
+
+
+def test_a_slice_without_pairs_is_left_out_and_one_without_spread_leaves_no_test(
+    table: Build,
+) -> None:
+    scores = table(
+        [
+            {"model": model, "slice": name, "item": str(item), "value": value + new * gain * item}
+            for new, model in enumerate("ab")
+            for name, value, gain in (("x", 0.1, 0.02), ("y", 0.3, 0.0))
+            for item in range(8)
+        ]
+        + [{"model": "a", "slice": "z", "item": "0", "value": 0.5}]
+    )
+
+    row = macro_difference(paired_compare(scores, baseline="a"))
+    alone = macro_difference(paired_compare(scores, baseline="a")[:1])
+
+    assert "slice_without_scores" in row.flags
+    assert (row.p_value, row.method, row.verdict) == (None, "none", "inconclusive")
+    assert row.delta_mean == pytest.approx(0.07 / 2)
+    assert alone.method == "stratified_t"
+    assert alone.df == pytest.approx(7)
