@@ -127,7 +127,7 @@ def tokens_svg(scores: Sequence[AggregateRow], use: Sequence[TokenUse]) -> str:
     order = {arm: place for place, arm in enumerate(labels)}
     drawn, lowest = legend(list(labels.values()), (70, 18), 880)
     height = lowest + 330
-    across = svg.Scale(0, max(x for x, _ in points) * 1.12 or 1.0, 70, 700)
+    across = svg.Scale(0, max(x for x, _ in points) * 1.12 or 1.0, 70, 780)
     ends = [e for _, row in points for e in (row.ci_lower, row.ci_upper, row.mean) if e is not None]
     up = svg.Scale(min([0.0, *ends]), max([1.0, *ends]), height - 50, 70 - height + lowest)
     parts = [drawn, *_axes(across, up)]
@@ -238,7 +238,8 @@ def _bar(
     )
     if not labelled:
         return svg.group(said, [bar])
-    label = svg.short(f"{row.stage[:3]} {row.shard} · {row.host or 'unknown'}", 28)
+    name = "shard" if row.stage == "generation" else f"{row.stage} shard"
+    label = svg.short(f"{name} {row.shard} · {row.host or 'unknown'}", 28)
     fits = x2 + _BESIDE < _WIDTH
     rate = f"{row.records:,} items{rate}"
     beside = svg.text((x2 + 8, y + 13), rate, name="tick") if fits else ""

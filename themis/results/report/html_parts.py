@@ -49,12 +49,16 @@ def folded(summary: str, content: str, *, opened: bool = False) -> str:
 
 
 def definitions(lines: Iterable[tuple[str, str]]) -> str:
-    """Write names and values, one pair a line."""
+    """Write names and values, one pair a line; the lines of a value stay lines."""
     return (
         "<dl>"
-        + "".join(f"<dt>{text(name)}</dt><dd>{text(value)}</dd>" for name, value in lines)
+        + "".join(f"<dt>{text(name)}</dt><dd>{_lines(value)}</dd>" for name, value in lines)
         + "</dl>"
     )
+
+
+def _lines(words: str) -> str:
+    return "\n".join(map(text, words.split("\n")))
 
 
 def _body(shown: TextTable) -> Iterator[str]:

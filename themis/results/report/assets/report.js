@@ -292,16 +292,16 @@
   };
 
   const candidate = (row, detail) => {
-    const prompt = make("div", {}, make("h4", {}, "Prompt"));
+    const prompt = make("div", { class: "asked" }, make("h4", {}, "Prompt"));
     for (const [role, content] of detail.messages) prompt.append(make("span", { class: "quiet" }, role), block(content));
-    const output = make("div", {}, make("h4", {}, "Output"));
+    const output = make("div", { class: "said" }, make("h4", {}, "Output"));
     if (detail.error) output.append(make("p", { class: "failed" }, detail.error));
     if (detail.output !== null) output.append(block(detail.output));
     const ending = [];
     if (detail.finish_reason) ending.push(detail.finish_reason === "length" ? "cut short at the limit of tokens" : "finished: " + detail.finish_reason);
     if (detail.tokens !== null) ending.push(`${detail.tokens.toLocaleString("en")} tokens`);
     if (ending.length) output.append(make("p", { class: "quiet" }, ending.join(", ")));
-    const right = make("div", {}, make("h4", {}, "Extraction"));
+    const right = make("div", { class: "judged" }, make("h4", {}, "Extraction"));
     if (!detail.extractions.length) right.append(make("p", { class: "quiet" }, "none"));
     for (const e of detail.extractions) {
       right.append(make("p", { class: e.success ? "" : "failed" }, `${e.extractor}: ${e.success ? "read" : e.reason || "nothing read"}`));
@@ -327,8 +327,12 @@
     const others = (partners.get(cell(row)) || []).filter((other) => other !== row);
     const beside = make("select", { id: "beside" }, make("option", { value: "" }, "nothing"),
       ...others.map((other) => make("option", { value: other }, `${label(other)} (${shown(value(other))})`)));
-    const second = make("div", {});
-    const compare = async () => second.replaceChildren(...(beside.value === "" ? [] : [candidate(Number(beside.value), await item(Number(beside.value)))]));
+    const pair = make("div", { class: "pair" }, candidate(row, detail));
+    const compare = async () => {
+      const other = beside.value === "" ? [] : [candidate(Number(beside.value), await item(Number(beside.value)))];
+      pair.replaceChildren(pair.firstChild, ...other);
+      pair.classList.toggle("two", other.length > 0);
+    };
     beside.addEventListener("change", compare);
     if (!byId("arms").hidden) {
       const baseline = others.find((other) => index[arm()][other] === Number(byId("baseline").value));
@@ -342,7 +346,7 @@
     const heading = make("h3", { tabindex: "-1" }, `${index.slices[index.slice[row]]} / ${index.items[index.item[row]]}`);
     byId("detail").replaceChildren(heading,
       make("div", { class: "controls" }, make("label", {}, "beside it", beside), step(-1, "Previous answer (k)"), step(1, "Next answer (j)"), close),
-      candidate(row, detail), second);
+      pair);
     byId("detail").hidden = false;
     await compare();
     if (focus) heading.focus();
