@@ -83,8 +83,8 @@ def _of_files(benchmark: str | None, project: Path | None) -> dict[str, Any]:
 
 
 def _of_run(run: str, project: Path | None) -> dict[str, Any]:
-    from themis.orchestration.reporting import run_config
     from themis.orchestration.sessions import find_project, open_project_store
+    from themis.results.reporting import run_config
     from themis.specs.loading import load_project
     from themis.storage.plans import find_run
 

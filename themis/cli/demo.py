@@ -52,9 +52,9 @@ def command(
     from themis.cli.report import write_report
     from themis.cli.scaffold import copy_template
     from themis.cli.tables import print_scores
-    from themis.orchestration.reporting import report_data
     from themis.orchestration.run import run_benchmark
     from themis.orchestration.sessions import open_session
+    from themis.results.reporting import report_data
     from themis.storage.tables import read_scores
 
     if not (directory / "benchmark.toml").exists():

@@ -38,8 +38,8 @@ def command(
     Example:
         themis report my-eval --out report.html --figures figures
     """
-    from themis.orchestration.reporting import report_data
     from themis.orchestration.sessions import find_project, open_project_store
+    from themis.results.reporting import report_data
     from themis.specs.loading import load_project
     from themis.storage.plans import find_run
 

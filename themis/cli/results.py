@@ -36,10 +36,10 @@ def command(
         themis results my-eval --by slice_id --by skill
     """
     from themis.cli.tables import print_scores, print_tables
-    from themis.orchestration.reporting import KEYS
     from themis.results.aggregate import aggregate
     from themis.results.reading import read_table
     from themis.results.report.tables import aggregate_table
+    from themis.results.reporting import KEYS
     from themis.storage.plans import find_run
 
     keys = by or KEYS

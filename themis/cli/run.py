@@ -43,9 +43,9 @@ def command(
     """
     from themis.cli.dispatching import choose_dispatch
     from themis.cli.tables import print_scores
-    from themis.orchestration.reporting import default_aggregates
     from themis.orchestration.run import run_benchmark
     from themis.orchestration.sessions import open_session
+    from themis.results.reporting import default_aggregates
     from themis.storage.tables import read_scores
 
     with open_session(benchmark, project) as session:

@@ -31,7 +31,7 @@ def command(item: str, run: str, project: Path | None, *, as_json: bool) -> None
         themis show 3f9c41d2:0 --run my-eval
     """
     from themis.errors import SpecValidationError
-    from themis.orchestration.reporting import item_details
+    from themis.results.reporting import item_details
     from themis.storage.plans import find_run
 
     with project_store(project) as store:

@@ -39,9 +39,9 @@ def print_scores(run: "Run", table: "ScoreTable") -> None:
     """Print the scores of a run, and what differs significantly."""
     import numpy as np
 
-    from themis.orchestration.reporting import default_aggregates, default_comparisons
     from themis.records.score_table import ScoreStatus
     from themis.results.report.tables import aggregate_table, paired_table
+    from themis.results.reporting import default_aggregates, default_comparisons
 
     absent = (ScoreStatus.GENERATION_MISSING, ScoreStatus.NOT_EVALUATED)
     scored, missing = int(table.scored.sum()), int(np.isin(table.status, absent).sum())

@@ -32,8 +32,11 @@ from themis.results.moments import IntervalMethod
 from themis.results.outputs import OutputOf, find_outputs
 from themis.results.paired_tests import PairedMethod
 from themis.results.reading import read_table
+from themis.results.report.data import ReportData
+from themis.results.reporting import report_data
 from themis.results.timeline import RecordTimelineView, RecordType, view_timeline
 from themis.results.two_runs import ModelPair, compare_runs
+from themis.statistics.arrays import Alternative
 from themis.statistics.multiplicity import Correction
 from themis.storage import Store, open_store
 from themis.storage.plans import Run, find_run
@@ -230,6 +233,7 @@ class BenchmarkResult:
         ci_level: float = 0.95,
         ci_adjust: CiAdjust = "none",
         cluster_by: str | None = None,
+        alternative: Alternative = "two-sided",
         margin: float | None = None,
         power: float = 0.8,
         n_resamples: int = 9999,
@@ -247,6 +251,7 @@ class BenchmarkResult:
             ci_level: Coverage of the intervals.
             ci_adjust: How intervals allow for the family.
             cluster_by: A key whose value groups items that resemble each other.
+            alternative: What the tests look for.
             margin: The largest difference that does not matter.
             power: The power that `mde` is for.
             n_resamples: Draws of the resampling methods.
@@ -271,6 +276,7 @@ class BenchmarkResult:
             ci_level=ci_level,
             ci_adjust=ci_adjust,
             cluster_by=cluster_by,
+            alternative=alternative,
             margin=margin,
             power=power,
             n_resamples=n_resamples,
@@ -460,6 +466,16 @@ class BenchmarkResult:
             storage_root: The directory; made when it does not exist.
         """
         return write_artifacts(Path(storage_root), self.benchmark_id, self.scope, self.aggregate())
+
+    def report(self, *, title: str | None = None) -> ReportData:
+        """Return what a report shows, for the renderers of `themis.results.report`.
+
+        All score passes of the run take part. `themis report` writes the same to a file.
+
+        Args:
+            title: The heading; the benchmark's id when not given.
+        """
+        return report_data(self.store, self.run, title=title)
 
     def to_arrow(self) -> Any:
         """Return every planned score as a `pyarrow.Table` (extra `parquet`)."""

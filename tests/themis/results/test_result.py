@@ -19,6 +19,7 @@ from themis.handoff.register import register_plan
 from themis.handoff.session import Session
 from themis.orchestration.run import Dispatch, dispatch_here, run_benchmark
 from themis.results import BenchmarkResult, ExperimentResult
+from themis.results.report.markdown import render_markdown
 from themis.storage.plans import find_run
 from themis_bundles import Bundle, ResultWriter, new_attempt_id
 
@@ -458,6 +459,13 @@ def test_a_missing_library_is_named_with_its_extra(
 
     with pytest.raises(EnvironmentNotReadyError, match=rf"themis-hpc\[{extra}\]"):
         getattr(result, f"to_{kind}")()
+
+
+def test_a_report_is_rendered_from_the_result(result: BenchmarkResult) -> None:
+    text = render_markdown(result.report(title="Sums"))
+
+    assert text.startswith("# Sums\n")
+    assert r"numeric\_match" in text
 
 
 def test_a_result_opens_from_the_directory_of_its_store(session: Make) -> None:
