@@ -18,6 +18,7 @@ from themis.results.aggregate import AggregateRow, aggregate
 from themis.results.compare import PairedRow, paired_compare
 from themis.statistics import proportions
 from themis.statistics.arrays import Interval
+from themis.statistics.beyond_means import bootstrap_interval, of_sums, quantile
 from themis.statistics.equivalence import tost
 from themis.statistics.multiplicity import Correction, adjust_p_values
 
@@ -240,3 +241,22 @@ def test_false_discoveries_stay_a_small_share_among_true_ones() -> None:
         false.append(claimed[10:].sum() / max(1, claimed.sum()))
 
     assert np.mean(false) == pytest.approx(0.05 * 30 / 40, abs=0.01)
+
+
+def test_intervals_of_a_median_and_of_a_ratio_cover_them() -> None:
+    rng = np.random.default_rng(13)
+    evaluations, items = 500, 100
+    per_right = of_sums(lambda sums: sums[:, 1] / np.maximum(sums[:, 0], 1.0))
+    median, ratio = 0, 0
+    for _ in range(evaluations):
+        tokens, right = rng.lognormal(5, 1, items), rng.random(items) < 0.3
+        lower, upper = bootstrap_interval(tokens, quantile(0.5), n_resamples=499)
+        median += bool(lower <= np.exp(5) <= upper)
+        lower, upper = bootstrap_interval(
+            np.column_stack([right, tokens]), per_right, n_resamples=499
+        )
+        ratio += bool(lower <= np.exp(5.5) / 0.3 <= upper)
+
+    error = 4 * np.sqrt(0.95 * 0.05 / evaluations)
+    assert median / evaluations == pytest.approx(0.95, abs=error)
+    assert ratio / evaluations == pytest.approx(0.95, abs=error)
