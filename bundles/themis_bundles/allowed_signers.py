@@ -145,6 +145,8 @@ def _matches_one(text: str, pattern: str) -> bool:
 
 
 def _signer(number: int, line: str) -> Signer:
+    if re.search(r"[\x00-\x08\x0a-\x1f\x7f]", line):
+        raise ValueError("a control character")
     principals, rest = _principals(line)
     words = _KEY.fullmatch(rest)
     options = ""

@@ -150,6 +150,14 @@ LINES = {
 """Lists of signers, and whether they allow `me`, whose key stands for KEY."""
 
 
+@pytest.mark.parametrize("mark", ["\0", "\r", "\x1b", "\x0b"])
+def test_a_line_with_a_control_character_allows_nobody(ring: Keyring, mark: str) -> None:
+    for line in (f"you{mark},me KEY", f'me namespaces="git{mark},*" KEY', f"me {mark} KEY"):
+        signers = line.replace("KEY", ring.public("ed25519")) + "\n"
+
+        assert not ring.verdicts(signers, ring.sign("ed25519"))[0]
+
+
 @pytest.mark.parametrize("line", LINES)
 def test_both_read_a_list_of_signers_alike(ring: Keyring, line: str) -> None:
     signers = line.replace("KEY", ring.public("ed25519"))
