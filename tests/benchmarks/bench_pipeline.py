@@ -38,13 +38,15 @@ def write_project(root: Path, items: int) -> None:
     """Write a project whose prompts are about 1.4 KB each.
 
     They are phrases of real questions (GSM8K, MATH-500) of 2.5 words on average, recombined, so
-    that 512 of them compress 3.5 times, as different prompts of that length do.
+    that 512 of them compress 3.5 times, as different prompts of that length do. One in 25 is
+    not ASCII, as among those questions: such text takes longer to read and write.
     """
     draw = random.Random(1)
-    words = " ".join(_questions()).split()
+    words = [word for word in " ".join(_questions()).split() if word.isascii()]
     with (root / "items.jsonl").open("w") as file:
         for number in range(items):
-            text = f"{_recombined(words, draw)}. What is {number} + {number % 97}?"
+            ask = "What\u2019s" if number % 25 == 0 else "What is"
+            text = f"{_recombined(words, draw)}. {ask} {number} + {number % 97}?"
             row = {"id": f"i{number}", "question": text, "answer": str(number + number % 97)}
             file.write(json.dumps(row) + "\n")
     (root / "project.toml").write_text(
@@ -280,7 +282,7 @@ def peak_mb() -> float:
     raise RuntimeError("/proc/self/status has no VmHWM line")
 
 
-STORE = ("themis.orchestration.sessions", "sqlite_utils")
+STORE = ("themis.orchestration.sessions",)
 MODULES: dict[str, tuple[str, ...]] = {
     "plan + export": ("themis.handoff.export", *STORE),
     "plan again": ("themis.handoff.register", *STORE),

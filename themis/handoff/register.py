@@ -21,7 +21,7 @@ from themis.storage.plans import (
 )
 from themis.storage.registration import Cell, RunRegistration, TrialRow
 
-BATCH = 512
+BATCH = 256
 """Trials per transaction. More of them leave the caches before their lines are written."""
 
 

@@ -11,7 +11,7 @@ that silently leaves a dataset changes the denominator.
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from typing import Any, NamedTuple
+from typing import Any
 
 import msgspec
 
@@ -41,7 +41,7 @@ class DataItem(msgspec.Struct, frozen=True, gc=False):
     """The canonical JSON of the payload."""
 
 
-class Row(NamedTuple):
+class Row(msgspec.Struct, frozen=True, gc=False):
     """One row of a source and where it lies, for errors."""
 
     source: str
@@ -178,6 +178,6 @@ def _given_id(row: Row) -> str | None:
 def metadata_of(payload: Mapping[str, Any]) -> dict[str, str]:
     """Return an item's field `metadata`, every value as text; empty when there is none."""
     metadata = payload.get("metadata")
-    if not isinstance(metadata, Mapping):
+    if metadata is None or not isinstance(metadata, Mapping):
         return {}
     return {key: text_of(value) for key, value in metadata.items()}

@@ -77,6 +77,8 @@ def allocate(sizes: Mapping[str, int], count: int) -> dict[str, int]:
 
 def _sampled(scan: Scan, query: DatasetQuerySpec, global_seed: int) -> Iterator[DataItem]:
     def filtered() -> Iterator[DataItem]:
+        if not query.item_ids and not query.metadata_filters:
+            return iter(scan())
         return _filtered(scan(), query)
 
     if query.kind is SamplingKind.SUBSET and query.seed is None:

@@ -45,7 +45,7 @@ def transform_rows(
                     f"the {transform.kind} transform of {transform.field!r} failed: "
                     f"{type(error).__name__}: {error}"
                 ) from error
-        yield row._replace(value=value)
+        yield Row(row.source, row.unit, row.number, value)
 
 
 def import_object(reference: str) -> Any:
