@@ -2,7 +2,11 @@
 
 import hashlib
 import json
+import os
+import resource
 import shutil
+import struct
+import traceback
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -281,6 +285,117 @@ class TestSealedAgain:
 
         assert verify(bundle).counts["foreign"] > 0
         assert finished(bundle, 1) == {}
+
+
+def in_a_small_child(megabytes: int, run: Callable[[], object]) -> None:
+    """Run a function in a child process that may grow by so much, and no more."""
+    read, write = os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        said = "ok"
+        try:
+            pages = int(Path("/proc/self/statm").read_text().split()[0])
+            most = pages * os.sysconf("SC_PAGE_SIZE") + megabytes * 2**20
+            resource.setrlimit(resource.RLIMIT_AS, (most, most))
+            run()
+        except BaseException:  # noqa: BLE001 -- whatever it was, the parent says so
+            said = traceback.format_exc()
+        os.write(write, said.encode())
+        os._exit(0)
+    os.close(write)
+    os.waitpid(pid, 0)
+    with os.fdopen(read, "rb") as pipe:
+        assert pipe.read().decode() == "ok"
+
+
+def _noise(size: int) -> bytes:
+    blocks = (hashlib.sha256(b"%d" % n).hexdigest().encode() for n in range(size // 64 + 1))
+    return b"".join(blocks)[:size]
+
+
+def _frame_head(content: int, window: int | None = None) -> bytes:
+    """The first bytes of a frame that claims so much content, and so large a window."""
+    if window is None:
+        return b"\x28\xb5\x2f\xfd" + bytes([0b1110_0100]) + struct.pack("<Q", content)
+    return b"\x28\xb5\x2f\xfd" + bytes([0b1100_0100, window]) + struct.pack("<Q", content)
+
+
+_LAST_BLOCK = (1).to_bytes(3, "little") + bytes(4)
+COSTLY: dict[str, Callable[[], bytes]] = {
+    "sixty-four bombs": lambda: compressor(3).compress(bytes(2**24)) * 64,
+    "a window of two gigabytes": lambda: _frame_head(2, 0xA8) + _LAST_BLOCK,
+    "a claim of a terabyte": lambda: _frame_head(2**40) + _LAST_BLOCK,
+    "a million empty frames": lambda: compressor(3).compress(b"") * 10**6,
+    "a million skippable frames": lambda: struct.pack("<II", 0x184D2A50, 0) * 10**6,
+    "a skippable frame of four gigabytes": lambda: struct.pack("<II", 0x184D2A50, 2**32 - 1),
+    "a frame without an end": lambda: _frame_head(2**20) + bytes(3) * 2**20,
+    "a line of ten megabytes": lambda: compressor(3).compress(_noise(10 * 2**20) + b"\n"),
+    "a string of ten megabytes": lambda: compressor(3).compress(b'"%b"\n' % _noise(10 * 2**20)),
+    "a line of sixteen megabytes and more": lambda: compressor(3).compress(_noise(2**24 + 1)),
+    "half a million lines": lambda: compressor(3).compress(b"\n" * 2**19) * 100,
+    "half a million brackets": lambda: compressor(3).compress(b"[" * 2**19 + b"\n") * 20,
+    "a depth of ten thousand": lambda: compressor(3).compress(b"[" * 10**4 + b"]" * 10**4 + b"\n"),
+    "an integer of a million digits": lambda: compressor(3).compress(b"1" * 10**6 + b"\n"),
+}
+
+
+class TestMemory:
+    """Whatever a file claims, reading it takes no more than the format allows."""
+
+    @pytest.mark.parametrize("name", COSTLY)
+    def test_a_costly_result_file_is_refused_within_bounds(
+        self, bundle: Bundle, kit: "Kit", name: str
+    ) -> None:
+        path = kit.work(bundle, 0, "a")
+        with path.open("ab") as file:
+            file.write(COSTLY[name]())
+
+        def run() -> None:
+            census = verify(bundle)
+            assert census.refused
+            assert any(str(p).startswith("results/00000/a.jsonl.zst: ") for p in census.problems)
+
+        in_a_small_child(160, run)
+
+    @pytest.mark.parametrize("name", COSTLY)
+    def test_a_costly_item_file_is_refused_within_bounds(self, bundle: Bundle, name: str) -> None:
+        path = bundle.path / "data/items/00000.jsonl.zst"
+        data = COSTLY[name]()
+        path.write_bytes(data)
+        manifest = bundle.path / "data/manifest.json"
+        value = json.loads(manifest.read_bytes())
+        entry = value["groups"][0]["shards"][0]
+        value["totals"]["bytes"] += len(data) - entry["bytes"]
+        entry.update(bytes=len(data), sha256=hashlib.sha256(data).hexdigest())
+        manifest.write_bytes(canonical_json(value) + b"\n")
+
+        def run() -> None:
+            census = verify(Bundle.open(bundle.path))
+            place = "data/items/00000.jsonl.zst: "
+            assert any(str(p).startswith(place) for p in census.problems)
+
+        in_a_small_child(160, run)
+
+    @pytest.mark.parametrize(
+        "text",
+        [b"[" * 2**20, b'{"a":' * 10**5, b'"' + b"x" * 2**24, b"1" * 2**24, b" " * 2**24],
+        ids=["brackets", "objects", "string", "digits", "spaces"],
+    )
+    @pytest.mark.parametrize("name", ["data/manifest.json", "results/00000/a.json"])
+    def test_a_costly_json_file_is_refused_within_bounds(
+        self, bundle: Bundle, kit: "Kit", name: str, text: bytes
+    ) -> None:
+        kit.work(bundle, 0, "a")
+        (bundle.path / name).write_bytes(text + b"\n")
+
+        def run() -> None:
+            try:
+                problems = [str(p) for p in verify(Bundle.open(bundle.path)).problems]
+            except BundleInvalidError as error:
+                problems = list(error.problems)
+            assert any(problem.startswith(f"{name}: ") for problem in problems)
+
+        in_a_small_child(160, run)
 
 
 class TestBombs:
