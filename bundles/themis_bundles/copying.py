@@ -15,6 +15,9 @@ from typing import NamedTuple
 from themis_bundles.files import create, open_inside, write_errors
 
 _READ = ("data", "data/items", "signatures")
+_DEEPEST = 4
+"""Folders below the results: `.signed`, a set, and its signatures."""
+
 _CHUNK = 2**20
 
 
@@ -95,27 +98,30 @@ def _walk(bundle: Path, results: Path | None) -> Iterator[_Found]:
     # Whoever names the folder of the results vouches for it, also when it is a link.
     if root.is_dir():
         yield _Found(root, "", "results", stat.S_IFDIR, 0, read=False)
-        for found in _entries(root, "", "results/"):
-            yield found
-            if stat.S_ISDIR(found.mode):
-                yield from _entries(root, f"{found.inside}/", f"{found.target}/", read=True)
+        yield from _tree(root, "", "results/", _DEEPEST)
 
 
 def _below(folder: _Found) -> Iterator[_Found]:
-    for found in _entries(folder.root, f"{folder.inside}/", f"{folder.target}/", read=True):
+    for found in _entries(folder.root, f"{folder.inside}/", f"{folder.target}/"):
         yield found
         if found.target in _READ and stat.S_ISDIR(found.mode):
             yield from _below(found)
 
 
-def _entries(root: Path, inside: str, target: str, *, read: bool | None = None) -> Iterator[_Found]:
+def _tree(root: Path, inside: str, target: str, depth: int) -> Iterator[_Found]:
+    for found in _entries(root, inside, target):
+        yield found
+        if depth and stat.S_ISDIR(found.mode):
+            yield from _tree(root, f"{found.inside}/", f"{found.target}/", depth - 1)
+
+
+def _entries(root: Path, inside: str, target: str) -> Iterator[_Found]:
     with os.scandir(root / inside) as entries:
         found = sorted(entries, key=lambda entry: entry.name)
     for entry in found:
-        seen = entry.stat(follow_symlinks=False)
-        wanted = stat.S_ISREG(seen.st_mode) and (
-            entry.name.endswith(".txt") if read is None else not entry.name.startswith(".")
-        )
-        name = entry.name
-        size = seen.st_size if wanted else 0
-        yield _Found(root, f"{inside}{name}", f"{target}{name}", seen.st_mode, size, read=wanted)
+        name, seen = entry.name, entry.stat(follow_symlinks=False)
+        # Beside the payload readers look at the tag files only; hidden files are temporary.
+        wanted = name.endswith(".txt") if not target else not name.startswith(".")
+        read = wanted and stat.S_ISREG(seen.st_mode)
+        size = seen.st_size if read else 0
+        yield _Found(root, f"{inside}{name}", f"{target}{name}", seen.st_mode, size, read=read)

@@ -7,13 +7,13 @@ import click
 
 from themis.cli.options import (
     DIRECTORY,
-    FILE,
     finish,
     json_option,
     print_json,
     project_option,
     project_store,
 )
+from themis.cli.trust import allowed_signers_option
 
 if TYPE_CHECKING:
     from themis.handoff.importing import ImportReport
@@ -39,14 +39,10 @@ if TYPE_CHECKING:
 @click.option(
     "--require-signature",
     is_flag=True,
-    help="Refuse a bundle that no allowed signer signed.",
+    help="Refuse to import when no list of allowed signers is given.",
 )
-@click.option(
-    "--allowed-signers",
-    type=FILE,
-    help="The keys that may sign (man ssh-keygen, ALLOWED SIGNERS); naming them requires a "
-    "signature.  [default: ~/.ssh/allowed_signers]",
-)
+@allowed_signers_option
+@click.option("--signed-results", is_flag=True, help="Refuse records that none of them signed.")
 @click.option(
     "--max-bytes",
     type=click.IntRange(min=1),
@@ -77,7 +73,7 @@ def command(
     Examples:
         themis import my-bundle --project my-eval/project.toml
         themis import my-bundle --allow-partial --json
-        themis import my-bundle --allowed-signers ~/.ssh/allowed_signers --max-bytes 10000000000
+        themis import my-bundle --allowed-signers signers --signed-results --max-bytes 10000000000
     """
     from themis.errors import ImportRefusedError
     from themis.handoff.importing import ImportOptions, IncompleteResultsError, import_results
@@ -107,7 +103,8 @@ def _facts(report: "ImportReport") -> dict[str, Any]:
         "bundle": report.bundle,
         "run_id": report.run_id,
         "stage": report.stage,
-        "signer": report.signer,
+        "signed_by": report.signer,
+        "results_signed_by": list(report.results_signers),
         "stored": report.stored,
         "held": report.held,
         "shards_imported": report.shards_imported,
@@ -124,6 +121,8 @@ def _say(bundle: Path, report: "ImportReport") -> None:
     click.echo(f"{bundle}: {said}")
     if report.signer is not None:
         click.echo(f"signed by {report.signer}")
+    if report.results_signers:
+        click.echo(f"results signed by {', '.join(report.results_signers)}")
     click.echo(
         "dry run: nothing was stored"
         if report.dry_run

@@ -38,12 +38,10 @@ from themis.storage.projections import EVALUATED, Event
 from themis.storage.store import Store
 from themis_bundles import Bundle, Census, Problem, verify
 from themis_bundles.signatures import require_signature
+from themis_bundles.signed_results import require_signed_results
 
 PROBLEMS_SHOWN = 20
 """Problems that a refusal lists in words; `themis import --json` prints all of them."""
-
-DEFAULT_SIGNERS = Path("~/.ssh/allowed_signers")
-"""Where ssh users keep their list of signers, when they name none."""
 
 
 class IncompleteResultsError(ThemisError):
@@ -73,9 +71,11 @@ class ImportOptions:
     require_signature: bool = False
     """Refuse a bundle that no allowed signer signed."""
 
+    signed_results: bool = False
+    """Refuse results of which a file of records is not signed by an allowed signer."""
+
     allowed_signers: Path | None = None
-    """The list of allowed signers; naming one requires a signature. Default when a signature is
-    required: `DEFAULT_SIGNERS`."""
+    """The list of allowed signers; naming one requires a signature of the bundle."""
 
     max_bytes: int | None = None
     """The most bytes that the bundle and its results may have; None for no limit."""
@@ -114,6 +114,8 @@ class ImportReport:
     """Answers that differ from one that the store holds; the stored one was kept."""
     signer: str | None = None
     """Who signed the bundle, when a signature was required."""
+    results_signers: tuple[str, ...] = ()
+    """Who signed the results, when that was required."""
 
 
 @without_cycle_collector()
@@ -147,7 +149,7 @@ def import_results(
             max_ratio=options.max_ratio,
         )
         with named(path), Spool(folder / "rows") as spool:
-            signer = _signer(path, bundle, options)
+            signer, results_signers = _signers(path, bundle, options)
             run = find_run(store, bundle.manifest.run_id)
             exported = find_export(store, bundle.digest)
             proof = Proof(store, run, bundle, exported, spool, options.resolve)
@@ -170,6 +172,7 @@ def import_results(
         dry_run=options.dry_run,
         conflicts=tuple(totals.conflicts),
         signer=signer,
+        results_signers=results_signers,
     )
 
 
@@ -182,24 +185,26 @@ class _Totals:
     conflicts: list[str] = field(default_factory=list)
 
 
-def _signer(path: Path, bundle: Bundle, options: ImportOptions) -> str | None:
-    """Return who signed a bundle, when somebody must have."""
+def _signers(
+    path: Path, bundle: Bundle, options: ImportOptions
+) -> tuple[str | None, tuple[str, ...]]:
+    """Return who signed a bundle and its results, when somebody must have."""
     allowed = options.allowed_signers
     if allowed is None:
-        if not options.require_signature:
-            return None
-        allowed = DEFAULT_SIGNERS.expanduser()
-    if not allowed.is_file():
-        raise SpecValidationError(
-            f"{allowed}: no list of allowed signers (man ssh-keygen, ALLOWED SIGNERS) is there; "
-            "name one with --allowed-signers"
-        )
+        if options.require_signature or options.signed_results:
+            raise SpecValidationError(
+                f"{path}: a signature is required, but nobody is allowed to sign. Name the list "
+                "of those who are with --allowed-signers (man ssh-keygen, ALLOWED SIGNERS)."
+            )
+        return None, ()
     if allowed.resolve().is_relative_to(path.resolve()):
         raise SpecValidationError(f"{allowed} lies in the bundle that it is to judge")
     try:
-        return require_signature(bundle.path, allowed).principal
+        signer = require_signature(bundle.path, allowed).principal
+        vouched = require_signed_results(bundle, allowed) if options.signed_results else ()
     except (OSError, ValueError) as error:
         raise SpecValidationError(f"{path}: {error}") from error
+    return signer, vouched
 
 
 def _with_plan(census: Census, proof: Proof) -> Census:
