@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from math import isclose
 from typing import Any, Literal
 
 import numpy as np
@@ -11,7 +12,7 @@ from themis.results.aggregate import AggregateRow, aggregate
 from themis.results.compare import PairedRow, paired_compare
 from themis.results.grouping import group_rows
 from themis.results.macro import macro_average, macro_difference
-from themis.results.moments import known
+from themis.results.moments import NO_SPREAD, known
 from themis.statistics.multiplicity import Correction, adjust_p_values
 
 
@@ -131,7 +132,7 @@ def _rank(
         behind = {row.treatment: row for row in compared}
     entries: list[LeaderboardRow] = []
     for place, row in enumerate(ordered, start=1):
-        tied = bool(entries) and entries[-1].score.mean == row.mean
+        tied = bool(entries) and _same(entries[-1].score.mean, row.mean)
         model = str(row.keys["model_id"])
         comparison = behind.get(model)
         entries.append(
@@ -144,6 +145,11 @@ def _rank(
             )
         )
     return entries
+
+
+def _same(a: float | None, b: float | None) -> bool:
+    """Whether two means differ by no more than the order of their sums."""
+    return a == b or (a is not None and b is not None and isclose(a, b, rel_tol=NO_SPREAD))
 
 
 def _adjust_for_choosing(rows: Sequence[PairedRow], correction: Correction) -> list[PairedRow]:

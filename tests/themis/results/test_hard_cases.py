@@ -204,3 +204,16 @@ def test_a_slice_without_pairs_is_left_out_and_one_without_spread_leaves_no_test
     assert row.delta_mean == pytest.approx(0.07 / 2)
     assert alone.method == "stratified_t"
     assert alone.df == pytest.approx(7)
+
+
+def test_models_with_the_same_scores_in_another_order_share_a_rank(table: Build) -> None:
+    values = [0.1, 0.2, 0.3]  # in this order they add up to one digit more
+    scores = table(
+        [
+            {"model": model, "item": str(item), "value": value}
+            for model, order in (("a", 1), ("b", -1))
+            for item, value in enumerate(values[::order])
+        ]
+    )
+
+    assert [row.rank for row in leaderboard(scores)] == [1, 1]
