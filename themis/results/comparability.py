@@ -27,6 +27,8 @@ from themis.results.provenance_facts import (
     facts,
     rule_of,
 )
+from themis.specs import InferenceGridSpec
+from themis.specs.generation import params_label
 from themis.storage.origins import Origin, item_marks, origins, scoring
 from themis.storage.plans import Run, find_run
 from themis.storage.store import Store
@@ -203,7 +205,9 @@ def _shares(values: Counter[str]) -> str:
 def _compare_plans(left: Run, right: Run) -> Iterator[Difference]:
     """Compare what was asked: parameters, prompts of one name, seeds and samples."""
     why = "the model is asked otherwise, which may be what is compared"
-    asked = [("parameters", *(_asked(run.benchmark["inference_grid"]) for run in (left, right)))]
+    asked = [
+        ("parameters", *(_parameters(run.benchmark["inference_grid"]) for run in (left, right)))
+    ]
     ours, theirs = (
         {body["id"]: body for body in run.benchmark["prompt_variants"]} for run in (left, right)
     )
@@ -220,6 +224,13 @@ def _compare_plans(left: Run, right: Run) -> Iterator[Difference]:
     ):
         if one != two:
             yield Difference(field, str(one), str(two), INFORMATIONAL, reason)
+
+
+def _parameters(grid: Mapping[str, Any]) -> str:
+    """Name the parameter sets of a benchmark, and its grid by its digest."""
+    sets = InferenceGridSpec.model_validate(grid).expand()
+    labels = dict.fromkeys(params_label(entry.temperature, entry.max_tokens) for entry in sets)
+    return f"{', '.join(labels)} ({_asked(grid)})"
 
 
 def _asked(body: Mapping[str, Any]) -> str:

@@ -180,6 +180,8 @@ def test_what_was_asked_otherwise_is_listed(session: Make) -> None:
 
     assert found.verdict == "caution"
     assert [entry.field for entry in found.differences] == ["parameters", "prompt plain"]
+    assert found.differences[0].left.startswith("t=0 max=32 (")
+    assert found.differences[0].right.startswith("t=0 max=9 (")
 
 
 def test_items_that_changed_under_one_name_are_counted(session: Make, project_dir: Path) -> None:

@@ -1,5 +1,6 @@
 """A gate passes, fails, or says that it cannot tell; never by leaving something out."""
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -301,6 +302,18 @@ def test_a_policy_with_mistakes_names_each_by_file_key_and_rule(tmp_path: Path) 
         "rules[0].non_inferior.margin", "rules[1].max_share.of", "rules[1].max_share.margn",
         "rules[2]", "confidence",
     ]  # fmt: skip
+
+
+def test_the_policies_of_the_documentation_are_valid(tmp_path: Path) -> None:
+    page = (Path(__file__).parents[3] / "docs" / "gate.md").read_text()
+    blocks = re.findall(r"```toml\n(.*?)```", page, re.DOTALL)
+    path = tmp_path / "policy.toml"
+
+    for block in blocks:
+        path.write_text(block)
+        assert load_policy(path).rules
+
+    assert len(blocks) == 2
 
 
 def test_a_policy_without_rules_is_refused(tmp_path: Path) -> None:
