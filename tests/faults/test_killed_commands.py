@@ -1,11 +1,11 @@
 """SIGKILL at any instant of plan, export, import and scoring: the same command finishes the job."""
 
-import json
 import random
 import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -24,35 +24,8 @@ KILLS = 12
 
 
 @pytest.fixture
-def benchmark(tmp_path: Path) -> Path:
-    rows = [{"id": f"q{n}", "question": f"{n} + 1 = ?", "answer": str(n + 1)} for n in range(ITEMS)]
-    (tmp_path / "items.jsonl").write_text("\n".join(map(json.dumps, rows)))
-    (tmp_path / "project.toml").write_text(
-        'project_name = "kills"\nresearcher_id = "nobody"\nglobal_seed = 1\n'
-        '[storage]\nbackend = "sqlite_blob"\nroot_dir = "store"\n'
-    )
-    path = tmp_path / "benchmark.json"
-    path.write_text(
-        json.dumps(
-            {
-                "benchmark_id": "kills",
-                "models": [{"model_id": "arithmetic", "provider": "demo"}],
-                "slices": [
-                    {
-                        "slice_id": "all",
-                        "dataset": {"source": "local", "data_dir": "items.jsonl"},
-                        "generation": {},
-                        "scores": [{"name": "s", "metrics": ["response_length"]}],
-                    }
-                ],
-                "prompt_variants": [
-                    {"id": "plain", "messages": [{"role": "user", "content": "{item.question}"}]}
-                ],
-                "inference_grid": {"params": [{"max_tokens": 16}]},
-            }
-        )
-    )
-    return path
+def benchmark(write_benchmark: Callable[[int], Path]) -> Path:
+    return write_benchmark(ITEMS)
 
 
 def themis(*arguments: object) -> list[str]:
