@@ -266,8 +266,12 @@ def job_end_time(environment: Mapping[str, str]) -> float | None:
         return None
     if environment.get("SLURM_JOB_END_TIME", "").isdigit():
         return float(environment["SLURM_JOB_END_TIME"])
+    job = environment["SLURM_JOB_ID"]
+    if "SLURM_ARRAY_TASK_ID" in environment:
+        # The last element has the array's own id, for which squeue lists every element.
+        job = f"{environment['SLURM_ARRAY_JOB_ID']}_{environment['SLURM_ARRAY_TASK_ID']}"
     try:
-        said = ask(["squeue", "-h", "-j", environment["SLURM_JOB_ID"], "-o", "%e"]).strip()
+        said = ask(["squeue", "-h", "-j", job, "-o", "%e"]).strip()
         return datetime.fromisoformat(said).timestamp()
     except (SchedulerError, ValueError) as error:
         log.warning("the job's end time is not known (%s)", error)

@@ -162,6 +162,16 @@ class TestJobEndTime:
 
         assert job_end_time({"SLURM_JOB_ID": "7"}) is not None
 
+    def test_an_array_element_is_asked_for_by_its_place(self, commands: Path) -> None:
+        command(
+            commands,
+            "squeue",
+            '[ "$3" = 5_2 ] || echo 2026-01-01T00:00:00; echo 2026-01-01T00:00:00',
+        )
+        element = {"SLURM_JOB_ID": "5", "SLURM_ARRAY_JOB_ID": "5", "SLURM_ARRAY_TASK_ID": "2"}
+
+        assert job_end_time(element) is not None
+
     def test_a_job_without_a_limit_has_no_end(self, commands: Path) -> None:
         command(commands, "squeue", "echo NONE")
 
