@@ -334,11 +334,10 @@ class BundleWriter:
         Raises:
             CanonicalError: When the item has no canonical form or is too long.
         """
-        return self._append(
-            canonical_json({**item, "seq": self._seq}), prompt_tokens, max_new_tokens
-        )
+        line = canonical_json({**item, "seq": self._seq})
+        return self._append(line, prompt_tokens, max_new_tokens).hex()
 
-    def add_canonical(self, item: bytes, prompt_tokens: int, max_new_tokens: int) -> str:
+    def add_canonical(self, item: bytes, prompt_tokens: int, max_new_tokens: int) -> None:
         """Append an item that is canonical JSON already, which nobody checks again.
 
         Args:
@@ -347,14 +346,10 @@ class BundleWriter:
             prompt_tokens: The expected length of its prompt, for the shard's cost.
             max_new_tokens: The most tokens that its answer may have.
 
-        Returns:
-            The item's digest: SHA-256 of its line.
-
         Raises:
             CanonicalError: When the item is too long.
         """
-        line = item[:-1] + b',"seq":%d}' % self._seq
-        return self._append(line, prompt_tokens, max_new_tokens)
+        self._append(item[:-1] + b',"seq":%d}' % self._seq, prompt_tokens, max_new_tokens)
 
     def __enter__(self) -> Self:
         return self
@@ -372,9 +367,8 @@ class BundleWriter:
         finally:
             self._discard()
 
-    def _append(self, line: bytes, prompt_tokens: int, max_new_tokens: int) -> str:
-        if self._group is None:
-            raise ValueError("start_group comes before the first item")
+    def _append(self, line: bytes, prompt_tokens: int, max_new_tokens: int) -> bytes:
+        """Append a line and return its digest."""
         if len(line) > self._line_limit:
             raise CanonicalError(_too_long(f"item {self._seq}", line, self._line_limit))
         digest = hashlib.sha256(line).digest()
@@ -393,10 +387,12 @@ class BundleWriter:
         shard.prompt_tokens += prompt_tokens
         shard.max_new_tokens += max_new_tokens
         self._seq += 1
-        return digest.hex()
+        return digest
 
     def _room(self, prompt_tokens: int, max_new_tokens: int) -> _OpenShard:
         """Return the open shard, or a new one when the item is too much for it."""
+        if self._group is None:
+            raise ValueError("start_group comes before the first item")
         shard = self._shard
         seconds, rate = 0.0, self._seconds_per_item
         if rate is None:

@@ -77,6 +77,33 @@ def test_a_line_holds_the_item_with_its_number_and_its_digest_is_returned(
     assert ids == b"".join(bytes.fromhex(digest) for digest in digests)
 
 
+def test_serialised_items_give_the_bundle_of_their_values(tmp_path: Path, kit: "Kit") -> None:
+    items = [{"id": "é\n", "n": [n, {"a": None, "b": n / 4}]} for n in range(7)]
+    for name in ("values", "bytes"):
+        with BundleWriter(tmp_path / name, kit.info, shard_items=3) as writer:
+            writer.start_group(GroupSpec(writer.component("model", {}), "demo", "echo"))
+            for item in items:
+                if name == "values":
+                    writer.add(item, prompt_tokens=2, max_new_tokens=1)
+                else:
+                    writer.add_canonical(canonical_json(item), 2, 1)
+
+    assert content(tmp_path / "bytes") == content(tmp_path / "values")
+
+
+def test_a_run_can_be_named_at_the_end_and_must_be(tmp_path: Path, kit: "Kit") -> None:
+    nameless = dataclasses.replace(kit.info, run_id=None)
+    with BundleWriter(tmp_path / "b", nameless) as writer:
+        writer.name_run(kit.info.run_id or "")
+    with BundleWriter(tmp_path / "same", kit.info):
+        pass
+
+    assert content(tmp_path / "b") == content(tmp_path / "same")
+    with pytest.raises(ValueError, match="name_run"), BundleWriter(tmp_path / "never", nameless):
+        pass
+    assert not (tmp_path / "never").exists()
+
+
 def test_a_component_is_stored_once_and_kinds_are_kept_apart(tmp_path: Path, kit: "Kit") -> None:
     with BundleWriter(tmp_path / "b", kit.info) as writer:
         found = [
