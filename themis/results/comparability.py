@@ -123,10 +123,25 @@ def compare_provenance(
         if left_run.plan_digest != right_run.plan_digest:
             found += _compare_items(item_marks(store, left_run), item_marks(other, right_run))
         found += _compare_scoring(scoring(store, left_run), scoring(other, right_run))
+    return _judged(_name(left_run, model_a), _name(right_run, model_b), found)
+
+
+def compare_models(run: Run, found: Sequence[Origin], model_a: str, model_b: str) -> Comparability:
+    """Compare how the answers of two models of one run came about; they may be the same.
+
+    Args:
+        run: The run.
+        found: All of its origins, so that many comparisons read them once.
+        model_a: The left model.
+        model_b: The right model.
+    """
+    differences = [*_compare_answers(_of_model(found, model_a), _of_model(found, model_b))]
+    return _judged(_name(run, model_a), _name(run, model_b), differences)
+
+
+def _judged(left: str, right: str, found: list[Difference]) -> Comparability:
     found.sort(key=lambda entry: (_ORDER.index(entry.severity), entry.field))
-    return Comparability(
-        _name(left_run, model_a), _name(right_run, model_b), verdict_of(found), tuple(found)
-    )
+    return Comparability(left, right, verdict_of(found), tuple(found))
 
 
 def _name(run: Run, model: str | None) -> str:

@@ -2,14 +2,14 @@
 
 import json
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
 from themis.evaluation.references import USUAL_FIELDS
 from themis.records.score_table import ScoreStatus, ScoreTable
 from themis.results.aggregate import AggregateRow, aggregate
-from themis.results.comparability import Comparability, compare_provenance
+from themis.results.comparability import Comparability, compare_models, compare_provenance
 from themis.results.compare import PairedRow, paired_compare
 from themis.results.prompts import PlannedPrompts
 from themis.results.provenance_facts import facts
@@ -27,7 +27,7 @@ from themis.specs import BenchmarkSpec, ProjectSpec
 from themis.specs.generation import params_label
 from themis.specs.loading import validate_spec
 from themis.storage.ledger import attempt_headers
-from themis.storage.origins import origins
+from themis.storage.origins import Origin, origins
 from themis.storage.plans import Run
 from themis.storage.projections import score_status
 from themis.storage.store import Store
@@ -57,6 +57,7 @@ def report_data(
         against: Another run of the store, to say whether the two may be compared.
     """
     table = read_scores(store, run)
+    found = origins(store, run)
     return ReportData(
         title=title or run.benchmark_id,
         run_id=run.run_id,
@@ -67,8 +68,8 @@ def report_data(
         breakdowns=breakdowns(table),
         tokens=tuple(token_use(store, run)),
         attempts=tuple(attempt_timings(store, run)),
-        comparability=tuple(comparisons_of_provenance(store, run, against)),
-        provenance=provenance(store, run),
+        comparability=tuple(_verdicts(store, run, found, against)),
+        provenance=provenance(run, found),
         config=config_tree(run_config(store, run, project)),
         items=item_details(store, run),
         notes=tuple(_notes(table)),
@@ -113,25 +114,25 @@ def breakdowns(table: ScoreTable) -> dict[str, tuple[AggregateRow, ...]]:
     return found
 
 
-def comparisons_of_provenance(
-    store: Store, run: Run, against: Run | None = None
+def _verdicts(
+    store: Store, run: Run, found: Sequence[Origin], against: Run | None
 ) -> Iterator[Comparability]:
     """Say whether the models of a run may be compared with its first, and the run with another."""
     models = [model["model_id"] for model in run.benchmark["models"]]
     if len(models) == 1:
-        yield compare_provenance(store, run, run, model_a=models[0])
+        yield compare_models(run, found, models[0], models[0])
     for model in models[1:]:
-        yield compare_provenance(store, run, run, model_a=models[0], model_b=model)
+        yield compare_models(run, found, models[0], model)
     if against is not None:
         yield compare_provenance(store, against, run)
 
 
-def provenance(store: Store, run: Run) -> dict[str, Any]:
+def provenance(run: Run, found: Sequence[Origin]) -> dict[str, Any]:
     """Return how the results of a run came about: its plan, and what answered for each model.
 
     A fact that differs between answers of a model is given with the share of each value.
     """
-    found: dict[str, Any] = {
+    said: dict[str, Any] = {
         "run": {
             "run_id": run.run_id,
             "plan_digest": run.plan_digest,
@@ -142,13 +143,13 @@ def provenance(store: Store, run: Run) -> dict[str, Any]:
         }
     }
     counted: dict[str, dict[str, Counter[str]]] = {}
-    for origin in origins(store, run):
+    for origin in found:
         of_model = counted.setdefault(origin.model_id, {})
         for name, value in facts(origin.header.get("provenance", {})).items():
             of_model.setdefault(name, Counter())[redact(value, name=name)] += origin.candidates
     for model, values in counted.items():
-        found[model] = {name: _shares(counts) for name, counts in values.items()}
-    return found
+        said[model] = {name: _shares(counts) for name, counts in values.items()}
+    return said
 
 
 def _shares(counts: Counter[str]) -> str:
