@@ -168,5 +168,4 @@ def _table(findings: "tuple[Finding, ...]") -> "TextTable":
         )
         for finding in findings
     )
-    failed = frozenset(n for n, finding in enumerate(findings) if finding.verdict != "pass")
-    return TextTable("Gate", columns, rows, strong=failed)
+    return TextTable("Gate", columns, rows)

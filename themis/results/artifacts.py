@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TextIO
 
+import orjson
+
 from themis.storage.tables import CandidateDetail
 
 
@@ -68,7 +70,8 @@ def write_json(
             file.write(',\n  "trials": [')
             for place, candidate in enumerate(trials):
                 file.write(",\n    " if place else "\n    ")
-                json.dump(_trial(candidate, names), file, sort_keys=True, ensure_ascii=False)
+                line = orjson.dumps(_trial(candidate, names), option=orjson.OPT_SORT_KEYS)
+                file.write(line.decode())
             file.write("\n  ]")
         file.write("\n}\n")
 

@@ -182,3 +182,11 @@ def _rename_model(store: Path, name: str) -> None:
             " WHERE kind = 'model' AND json_extract(body, '$.model_id') = 'echo'",
             (name,),
         )
+
+
+def test_a_difference_that_the_data_support_is_marked(ran: Path, themis: Themis) -> None:
+    lines = themis("compare").stdout.splitlines()
+
+    (row,) = (line for line in lines if "echo" in line and "arithmetic" in line and "[" in line)
+    assert row.startswith("►")
+    assert "► a difference that the data support." in lines

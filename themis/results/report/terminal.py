@@ -8,7 +8,7 @@ import io
 from collections.abc import Sequence
 from dataclasses import replace
 
-from themis.results.report.tables import TextTable
+from themis.results.report.tables import Column, TextTable
 
 
 def render_terminal(tables: Sequence[TextTable], *, tty: bool, width: int = 80) -> str:
@@ -21,7 +21,20 @@ def render_terminal(tables: Sequence[TextTable], *, tty: bool, width: int = 80) 
         width: Columns of the terminal.
     """
     write = _rich if tty else _plain
-    return "\n".join(write(table, width) for table in tables)
+    return "\n".join(write(mark_strong(table), width) for table in tables)
+
+
+def mark_strong(table: TextTable) -> TextTable:
+    """Put a mark before the rows whose difference the data support, and say what it means."""
+    if not table.strong:
+        return table
+    marks = ("►" if place in table.strong else "" for place in range(len(table.rows)))
+    return replace(
+        table,
+        columns=(Column(""), *table.columns),
+        rows=tuple((mark, *row) for mark, row in zip(marks, table.rows, strict=True)),
+        notes=(*table.notes, "► a difference that the data support."),
+    )
 
 
 def printable(text: str) -> str:
