@@ -316,6 +316,10 @@ class BundleWriter:
             self._finish_shard()
             self._group = shards
 
+    def end_shard(self) -> None:
+        """Let the next item begin a new shard."""
+        self._finish_shard()
+
     def name_run(self, run_id: str) -> None:
         """Say which run planned the items, at the latest before the block is left."""
         self._info = replace(self._info, run_id=run_id)

@@ -1,11 +1,19 @@
 """`themis export`: write open work as a bundle."""
 
+import functools
+from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import click
 
 from themis.cli.options import DIRECTORY, json_option, print_json, project_option
 from themis.cli.trust import refuse_missing_key, sign_option, signed
+
+if TYPE_CHECKING:
+    from themis.handoff.arrangement import Arrangement, Order
+
+F = TypeVar("F", bound=Callable[..., Any])
 
 
 @click.group()
@@ -30,10 +38,49 @@ _shard_items = click.option(
 )
 
 
+def _arranged(function: F) -> F:
+    """Add the options that order items and cut shards, as one `arrangement`."""
+
+    @click.option(
+        "--order",
+        type=click.Choice(["plan", "longest", "prefix"]),
+        default="plan",
+        show_default=True,
+        help="The order of items: of the plan, longest first inside a shard, or prompts that "
+        "begin alike together.",
+    )
+    @click.option(
+        "--shard-minutes",
+        type=click.FloatRange(min=0, min_open=True),
+        help="Cut shards by time instead: the most minutes of one, if every answer is as long "
+        "as it may be.",
+    )
+    @click.option(
+        "--tokens-per-second",
+        type=click.FloatRange(min=0, min_open=True),
+        help="What one GPU generates; needed with --shard-minutes.",
+    )
+    @functools.wraps(function)
+    def wrapped(
+        *args: Any,
+        order: "Order",
+        shard_minutes: float | None,
+        tokens_per_second: float | None,
+        **options: Any,
+    ) -> Any:
+        from themis.handoff.arrangement import Arrangement
+
+        arrangement = Arrangement(order, shard_minutes, tokens_per_second)
+        return function(*args, arrangement=arrangement, **options)
+
+    return cast("F", wrapped)
+
+
 @command.command()
 @click.argument("benchmark")
 @_out
 @_shard_items
+@_arranged
 @click.option("--failed", is_flag=True, help="Also write items that failed by their own fault.")
 @sign_option
 @project_option
@@ -42,6 +89,7 @@ def generation(
     benchmark: str,
     out: Path,
     shard_items: int,
+    arrangement: "Arrangement",
     key: Path | None,
     project: Path | None,
     *,
@@ -53,6 +101,8 @@ def generation(
     \b
     Example:
         themis export generation my-eval/benchmark.toml --out my-bundle --shard-items 2000
+        themis export generation my-eval/benchmark.toml --out my-bundle --order longest \
+            --shard-minutes 30 --tokens-per-second 900
         themis export generation my-eval/benchmark.toml --out my-bundle --sign ~/.ssh/id_ed25519
     """
     from themis.handoff.export import plan_and_export
@@ -60,7 +110,9 @@ def generation(
 
     refuse_missing_key(key)
     with open_session(benchmark, project) as session:
-        _, exported = plan_and_export(session, out, shard_items=shard_items, include_failed=failed)
+        _, exported = plan_and_export(
+            session, out, shard_items=shard_items, arrangement=arrangement, include_failed=failed
+        )
     _tell(exported, key, as_json=as_json)
 
 
@@ -101,6 +153,7 @@ def evaluation(
 @click.argument("bundle", type=DIRECTORY)
 @_out
 @_shard_items
+@_arranged
 @click.option("--results", type=DIRECTORY, help="Where the results are, if not in the bundle.")
 @sign_option
 @json_option
@@ -108,6 +161,7 @@ def remaining(
     bundle: Path,
     out: Path,
     shard_items: int,
+    arrangement: "Arrangement",
     results: Path | None,
     key: Path | None,
     *,
@@ -125,7 +179,9 @@ def remaining(
     from themis.handoff.export import export_remaining
 
     refuse_missing_key(key)
-    exported = export_remaining(bundle, out, results=results, shard_items=shard_items)
+    exported = export_remaining(
+        bundle, out, results=results, shard_items=shard_items, arrangement=arrangement
+    )
     _tell(exported, key, as_json=as_json)
 
 

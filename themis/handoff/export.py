@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 from themis import identity
+from themis.handoff.arrangement import Arrangement, Arranger
 from themis.handoff.register import Planning, RegisteredPlan, pending_samples, planned_trials
 from themis.handoff.scoring import PendingScore, pending_scores
 from themis.handoff.session import Session
@@ -19,16 +20,21 @@ from themis_bundles import (
     Bundle,
     BundleInfo,
     BundleWriter,
+    Component,
     GroupEntry,
     GroupSpec,
     Item,
     canonical_json,
     finished,
+    parse_canonical,
     shard_state,
 )
 
 DEFAULT_SHARD_ITEMS = 512
 """Items per shard when the user names no size."""
+
+IN_ORDER = Arrangement()
+"""The order of the plan, and shards cut by items."""
 
 
 Stage = Literal["generation", "evaluation"]
@@ -50,6 +56,7 @@ def plan_and_export(
     out: Path,
     *,
     shard_items: int = DEFAULT_SHARD_ITEMS,
+    arrangement: Arrangement = IN_ORDER,
     include_failed: bool = False,
 ) -> tuple[RegisteredPlan, Exported | None]:
     """Register the plan and write its open candidates as a bundle, in one pass over the items.
@@ -60,6 +67,7 @@ def plan_and_export(
         session: The benchmark and the store.
         out: Where the bundle goes; must not exist, or be an empty directory.
         shard_items: The most items of a shard.
+        arrangement: How items are ordered, and how shards are cut by time instead.
         include_failed: Also export items that failed by their own fault.
 
     Returns:
@@ -75,8 +83,9 @@ def plan_and_export(
     first = next(items, None)
     if first is None:
         return planning.finish(), None
-    with BundleWriter(out, _info(session, "generation"), shard_items=shard_items) as writer:
-        count = _write_generation(session, writer, itertools.chain((first,), items))
+    with _writer(out, _info(session, "generation"), shard_items, arrangement) as writer:
+        arranger = Arranger(writer, arrangement, shard_items)
+        count = _write_generation(session, writer, itertools.chain((first,), items), arranger)
         plan = planning.finish()
         writer.name_run(plan.run.run_id)
     return plan, _exported(session, plan.run, writer, "generation", count)
@@ -89,6 +98,7 @@ def export_generation(
     out: Path,
     *,
     shard_items: int = DEFAULT_SHARD_ITEMS,
+    arrangement: Arrangement = IN_ORDER,
     include_failed: bool = False,
 ) -> Exported | None:
     """Write every candidate of a registered plan that is still to be generated as a bundle.
@@ -100,6 +110,7 @@ def export_generation(
         run: The registered plan.
         out: Where the bundle goes; must not exist, or be an empty directory.
         shard_items: The most items of a shard.
+        arrangement: How items are ordered, and how shards are cut by time instead.
         include_failed: Also export items that failed by their own fault.
 
     Returns:
@@ -117,8 +128,11 @@ def export_generation(
         items=pending_samples(
             planned_trials(session, run), run.num_samples, include_failed=include_failed
         ),
-        write=lambda writer, items: _write_generation(session, writer, items),
+        write=lambda writer, items: _write_generation(
+            session, writer, items, Arranger(writer, arrangement, shard_items)
+        ),
         shard_items=shard_items,
+        arrangement=arrangement,
     )
 
 
@@ -142,6 +156,7 @@ def export_evaluation(
         items=pending_scores(session, run),
         write=lambda writer, items: _write_evaluation(session, writer, items),
         shard_items=shard_items,
+        arrangement=IN_ORDER,
     )
 
 
@@ -151,6 +166,7 @@ def export_remaining(
     *,
     results: Path | None = None,
     shard_items: int = DEFAULT_SHARD_ITEMS,
+    arrangement: Arrangement = IN_ORDER,
 ) -> Exported | None:
     """Write the items of a bundle that have no final result as a new bundle.
 
@@ -161,7 +177,8 @@ def export_remaining(
         old: The bundle.
         out: Where the new bundle goes; must not exist, or be an empty directory.
         results: Where the old bundle's results are, when not inside it.
-        shard_items: The most items of a shard of the new bundle.
+        shard_items: The most items of a shard.
+        arrangement: How items are ordered, and how shards are cut by time instead.
 
     Returns:
         The new bundle, or None when nothing is left; then nothing was written.
@@ -184,22 +201,41 @@ def export_remaining(
     )
     count = 0
     group: GroupEntry | None = None
-    with BundleWriter(out, info, shard_items=shard_items) as writer:
+    components = bundle.components()
+    with _writer(out, info, shard_items, arrangement) as writer:
         # All of them and in their order, so that the items' references stay right.
-        for component in bundle.components():
+        for component in components:
             writer.component(component.kind, component.body)
+
+        def again(line: bytes, prompt_tokens: int, max_new_tokens: int) -> None:
+            body = parse_canonical(line)
+            writer.add(body, prompt_tokens=prompt_tokens, max_new_tokens=max_new_tokens)
+
+        arranger = Arranger(writer, arrangement, shard_items, again)
         for entry, item in itertools.chain((first,), left):
             if entry is not group:
+                arranger.flush()
                 group = entry
                 writer.start_group(
                     GroupSpec(entry.model, entry.provider, entry.model_id, entry.requirements)
                 )
             body = {key: value for key, value in item.body.items() if key != "seq"}
-            # The cost of an item is not kept item by item; its length stands for it.
-            writer.add(body, prompt_tokens=len(item.line) // CHARACTERS_PER_TOKEN, max_new_tokens=0)
+            arranger.add(canonical_json(body), *_cost_again(item, components))
             count += 1
+        arranger.flush()
     shards = sum(len(entry.shards) for entry in writer.manifest.groups)
     return Exported(path=out, digest=writer.digest, items=count, shards=shards)
+
+
+def _cost_again(item: Item, components: Sequence[Component]) -> tuple[bytes, int, int]:
+    """Return the prompt of an item and its expected tokens, which a bundle keeps by shard only."""
+    # The length of a line stands for that of its prompt.
+    prompt_tokens = len(item.line) // CHARACTERS_PER_TOKEN
+    request, params = item.body.get("request"), item.body["refs"].get("params")
+    if request is None or params is None:
+        return b"", prompt_tokens, 0
+    most = 0 if "continuations" in request else components[params].body.get("max_tokens", 0)
+    return canonical_json(request["messages"]), prompt_tokens, most
 
 
 def _unfinished(bundle: Bundle) -> Iterator[tuple[GroupEntry, Item]]:
@@ -223,14 +259,27 @@ def _export(
     items: Iterator[Any],
     write: Callable[[BundleWriter, Iterator[Any]], int],
     shard_items: int,
+    arrangement: Arrangement,
 ) -> Exported | None:
     first = next(items, None)
     if first is None:
         return None
-    with BundleWriter(out, _info(session, stage), shard_items=shard_items) as writer:
+    with _writer(out, _info(session, stage), shard_items, arrangement) as writer:
         count = write(writer, itertools.chain((first,), items))
         writer.name_run(run.run_id)
     return _exported(session, run, writer, stage, count)
+
+
+def _writer(
+    out: Path, info: BundleInfo, shard_items: int, arrangement: Arrangement
+) -> BundleWriter:
+    return BundleWriter(
+        out,
+        info,
+        shard_items=shard_items,
+        shard_seconds=arrangement.shard_seconds,
+        seconds_per_item=arrangement.seconds_per_item,
+    )
 
 
 def _info(session: Session, stage: Stage) -> BundleInfo:
@@ -270,6 +319,7 @@ def _write_generation(
     session: Session,
     writer: BundleWriter,
     items: Iterator[tuple[PlannedTrial, Sequence[int]]],
+    arranger: Arranger,
 ) -> int:
     """Write the items; their lines are put together from parts that are serialised already."""
     components = _Components(writer)
@@ -281,6 +331,7 @@ def _write_generation(
         if parts is None:
             parts = known[trial.cell] = _cell_parts(session, components, trial.cell)
         if parts.group != current:
+            arranger.flush()
             current = parts.group
             writer.start_group(current)
         scored = trial.continuations
@@ -302,12 +353,14 @@ def _write_generation(
             seed = identity.candidate_seed(
                 parts.base_seed, identity.candidate_id(trial.hash, sample)
             )
-            writer.add_canonical(
+            arranger.add(
                 start + b',"seed":%d},"sample":%d}' % (seed, sample),
+                trial.messages,
                 trial.prompt_tokens,
                 trial.max_new_tokens,
             )
             count += 1
+    arranger.flush()
     return count
 
 
