@@ -75,6 +75,7 @@ def require_signed_results(bundle: Bundle, allowed_signers: Path) -> tuple[str, 
         ValueError: When the list of allowed signers lies in the bundle.
         OSError: When the list cannot be read.
     """
+    read_allowed_signers(allowed_signers, outside=bundle.results_dir)
     allowed = read_allowed_signers(allowed_signers, outside=bundle.path)
     signed: dict[str, set[tuple[str, str]]] = {}
     reasons = []

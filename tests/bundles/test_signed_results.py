@@ -168,6 +168,18 @@ class TestRefused:
         assert "it is of another bundle" in refusal(other, allowed)
 
     @pytest.mark.usefixtures("signed")
+    def test_a_list_of_signers_that_the_results_bring(
+        self, bundle: Bundle, allowed: Path, tmp_path: Path
+    ) -> None:
+        elsewhere = bundle.results_dir.rename(tmp_path / "aside")
+        aside = Bundle.open(bundle.path, results=elsewhere)
+        inside = shutil.copy(allowed, aside.results_dir / "allowed")
+
+        assert require_signed_results(aside, allowed) == ("cluster",)
+        with pytest.raises(ValueError, match="lies in the bundle"):
+            require_signed_results(aside, Path(inside))
+
+    @pytest.mark.usefixtures("signed")
     def test_a_link_to_records(self, bundle: Bundle, allowed: Path) -> None:
         path = bundle.results_dir / "00000/first-0.jsonl.zst"
         (bundle.results_dir / "00000/linked.jsonl.zst").symlink_to(path)
