@@ -22,6 +22,7 @@ from themis.storage.checking import check_store
 from themis.storage.plans import Run
 from themis.storage.registration import ABANDONED_AFTER
 from themis.storage.tables import iter_candidates
+from themis_bundles import canonical_json
 
 Make = Callable[..., Session]
 
@@ -173,6 +174,28 @@ def test_slices_share_their_items(
 
     assert plan.candidates == TRIALS + 4
     assert rows(store)["item_rows"] == TRIALS
+
+
+def test_a_check_names_the_item_whose_content_changed(session: Make, store: Store) -> None:
+    path = session().base_dir / "questions.jsonl"
+    path.write_text(path.read_text() + '{"question": "Twice?"}\n' * 2)
+    run = register_plan(session()).run
+    assert check_store(store).problems == ()
+    lines = [canonical_json(c.payload) for c in iter_candidates(store, run)]
+    lines[3] = lines[4]
+
+    store.db.execute("UPDATE item_blocks SET payloads = ?", (b"\0" + b"\n".join(lines),))
+
+    assert check_store(store).problems == ("item 4: its content does not match its digest",)
+
+
+def test_a_check_names_the_items_that_cannot_be_read(session: Make, store: Store) -> None:
+    register_plan(session())
+
+    store.db.execute("UPDATE item_blocks SET payloads = substr(payloads, 1, 40)")
+
+    (problem,) = check_store(store).problems
+    assert problem.startswith("items from 1: ")
 
 
 def test_a_large_item_lies_in_a_file(session: Make, store: Store) -> None:
