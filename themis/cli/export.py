@@ -101,8 +101,7 @@ def generation(
     \b
     Example:
         themis export generation my-eval/benchmark.toml --out my-bundle --shard-items 2000
-        themis export generation my-eval/benchmark.toml --out my-bundle --order longest \
-            --shard-minutes 30 --tokens-per-second 900
+        themis export generation my-eval/benchmark.toml --out my-bundle --order longest
         themis export generation my-eval/benchmark.toml --out my-bundle --sign ~/.ssh/id_ed25519
     """
     from themis.handoff.export import plan_and_export
@@ -175,6 +174,7 @@ def remaining(
     \b
     Example:
         themis export remaining my-bundle --out my-rest --shard-items 50
+        themis export remaining my-bundle --out my-rest --shard-minutes 30 --tokens-per-second 900
     """
     from themis.handoff.export import export_remaining
 
