@@ -26,9 +26,9 @@ from themis.results.comparability import Comparability, compare_provenance
 from themis.results.compare import CiAdjust, CompareKey, PairedRow, paired_compare
 from themis.results.flips import Flip, flips
 from themis.results.frames import to_arrow, to_pandas, to_polars
-from themis.results.grouping import known_keys
+from themis.results.grouping import group_rows, known_keys
 from themis.results.leaderboard import leaderboard
-from themis.results.moments import IntervalMethod
+from themis.results.moments import IntervalMethod, known
 from themis.results.outputs import OutputOf, find_outputs
 from themis.results.paired_tests import PairedMethod
 from themis.results.reading import read_table
@@ -348,6 +348,10 @@ class BenchmarkResult:
             weights: Whether each item counts the same, or each slice.
             cluster_by: A key whose value groups items that resemble each other.
 
+        Returns:
+            The fields of `LeaderboardRow`, flat, and `count`, `min` and `max` of the scores
+            behind the mean.
+
         Raises:
             ValueError: If a key or metric is unknown.
         """
@@ -355,7 +359,15 @@ class BenchmarkResult:
         rows = leaderboard(
             table, metric_id=metric_id, group_by=group_by, weights=weights, cluster_by=cluster_by
         )
-        return [{**row.to_dict(), "count": row.score.n_scored} for row in rows]
+        extremes = _extremes(table, tuple(rows[0].score.keys)) if rows else {}
+        return [
+            {
+                **row.to_dict(),
+                "count": row.score.n_scored,
+                **extremes[tuple(row.score.keys.values())],
+            }
+            for row in rows
+        ]
 
     def flips(
         self,
@@ -525,6 +537,20 @@ def _paired_row(row: PairedRow) -> Row:
         **row.to_dict(),
         "baseline_model_id": row.baseline,
         "treatment_model_id": row.treatment,
+    }
+
+
+def _extremes(
+    table: ScoreTable, names: tuple[str, ...]
+) -> dict[tuple[str | None, ...], dict[str, float | None]]:
+    """Return the lowest and the highest score of each group."""
+    groups = group_rows(table, names)
+    low, high = np.full(len(groups.keys), np.inf), np.full(len(groups.keys), -np.inf)
+    np.fmin.at(low, groups.of_row, table.value)
+    np.fmax.at(high, groups.of_row, table.value)
+    return {
+        values: {"min": least, "max": most}
+        for values, least, most in zip(groups.keys, known(low), known(high), strict=True)
     }
 
 

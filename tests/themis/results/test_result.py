@@ -4,6 +4,7 @@ import dataclasses
 import json
 import sqlite3
 import sys
+import tracemalloc
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -18,12 +19,15 @@ from themis.generation.worker import WorkOptions, work_shard
 from themis.handoff.register import register_plan
 from themis.handoff.session import Session
 from themis.orchestration.run import Dispatch, dispatch_here, run_benchmark
+from themis.records.score_table import ScoreTable
 from themis.results import BenchmarkResult, ExperimentResult
+from themis.results.compare import paired_compare
 from themis.results.report.markdown import render_markdown
 from themis.storage.plans import find_run
 from themis_bundles import Bundle, ResultWriter, new_attempt_id
 
 Make = Callable[..., Session]
+Build = Callable[..., ScoreTable]
 
 TWO_MODELS = [
     {"model_id": "arithmetic", "provider": "demo"},
@@ -184,7 +188,7 @@ def test_the_leaderboard_ranks_the_models(result: BenchmarkResult) -> None:
     rows = result.leaderboard(metric_id="numeric_match")
 
     assert [(row["rank"], row["model_id"]) for row in rows] == [(1, "arithmetic"), (2, "echo")]
-    assert rows[0]["count"] == 12
+    assert (rows[0]["count"], rows[0]["min"], rows[0]["max"]) == (12, 0.0, 1.0)
 
 
 def test_a_flipped_item_comes_with_both_outputs(result: BenchmarkResult) -> None:
@@ -234,6 +238,48 @@ class Picky:
         if int(payload["answer"]) % 2:
             raise ValueError("odd")
         return MetricResult(1.0, {"tags": ["even"]})
+
+
+def test_a_metric_without_a_number_costs_its_score_and_nothing_else(
+    session: Make, body: Callable[..., dict[str, Any]]
+) -> None:
+    registry = PluginRegistry.with_builtins()
+    registry.register_metric("vague", Vague, version="1")
+    slices: list[dict[str, Any]] = body()["slices"]
+    slices[0]["scores"][0]["metrics"] = ["numeric_match", "vague"]
+
+    result = run_here(dataclasses.replace(session(slices=slices), registry=registry))
+
+    rows = {row["metric_id"]: row for row in result.aggregate()}
+    assert (rows["numeric_match"]["n_scored"], rows["vague"]["n_scored"]) == (12, 0)
+    assert (rows["vague"]["n_failed"], rows["vague"]["mean"]) == (12, None)
+    assert {row["message"] for row in result.iter_failures()} == {"the metric returned nan"}
+
+
+class Vague:
+    """A metric that returns what is no number."""
+
+    reads_answer = True
+
+    def score(self, **_: Any) -> MetricResult:
+        return MetricResult(float("nan"), {})
+
+
+def test_comparing_20000_pairs_by_resampling_takes_little_memory(table: Build) -> None:
+    items = [str(item) for item in range(20_000)]
+    rows = table(
+        {"model": model, "item": item, "value": float(place % 7) + shift * (place % 3)}
+        for shift, model in enumerate(("a", "b"))
+        for place, item in enumerate(items)
+    )
+    tracemalloc.start()
+
+    (row,) = paired_compare(rows, method="bootstrap", n_resamples=2000)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+
+    assert row.pair_count == 20_000
+    assert peak < 300 * 2**20
 
 
 def test_invalid_extractions_say_which_extractor_failed_and_why(result: BenchmarkResult) -> None:
