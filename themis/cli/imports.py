@@ -70,7 +70,7 @@ def command(
     nothing, when a record does not prove what it claims, and with 1 when items are missing.
 
     \b
-    Examples:
+    Example:
         themis import my-bundle --project my-eval/project.toml
         themis import my-bundle --allow-partial --json
         themis import my-bundle --allowed-signers signers --signed-results --max-bytes 10000000000
