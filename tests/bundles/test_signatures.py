@@ -4,6 +4,7 @@ import hashlib
 import os
 import shutil
 import subprocess
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -337,6 +338,43 @@ class TestTool:
 
         with pytest.raises(SignatureToolError, match="needs ssh-keygen"):
             sign(bundle.path, tmp_path / "key")
+
+    def test_checking_needs_no_ssh_keygen(
+        self, bundle: Bundle, keys: Keys, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        key = keys.make("me")
+        sign(bundle.path, key)
+        allowed = keys.allow(("me", key, ""))
+        monkeypatch.setenv("PATH", str(tmp_path))
+
+        assert require_signature(bundle.path, allowed).principal == "me"
+
+    def test_a_key_in_an_agent_signs_without_its_private_file(
+        self,
+        bundle: Bundle,
+        keys: Keys,
+        tmp_path_factory: pytest.TempPathFactory,
+        monkeypatch: pytest.MonkeyPatch,
+        require: Require,
+    ) -> None:
+        require(shutil.which("ssh-agent") and shutil.which("ssh-add"), "no ssh-agent")
+        key = keys.make("me")
+        # The name of a socket must be short.
+        socket = tmp_path_factory.mktemp("s") / "s"
+        agent = subprocess.Popen(("ssh-agent", "-D", "-a", socket), stdout=subprocess.DEVNULL)
+        try:
+            while not socket.exists():
+                time.sleep(0.01)
+            monkeypatch.setenv("SSH_AUTH_SOCK", str(socket))
+            subprocess.run(("ssh-add", "-q", key), check=True, stderr=subprocess.DEVNULL)
+            key.unlink()
+
+            sign(bundle.path, key.with_suffix(".pub"))
+        finally:
+            agent.terminate()
+            agent.wait()
+
+        assert require_signature(bundle.path, keys.allow(("me", key, ""))).principal == "me"
 
     def test_a_key_that_is_not_there(self, bundle: Bundle, keys: Keys) -> None:
         with pytest.raises(SignatureToolError, match="cannot sign with"):
