@@ -22,7 +22,7 @@ from themis.records.score_table import ScoreTable
 from themis.results import diagnostics
 from themis.results.aggregate import AggregateRow, aggregate
 from themis.results.artifacts import ArtifactBundle, write_artifacts, write_json
-from themis.results.comparability import Comparability, compare_provenance
+from themis.results.comparability import Comparability, compare_models, compare_provenance
 from themis.results.compare import CiAdjust, CompareKey, PairedRow, paired_compare
 from themis.results.flips import Flip, flips
 from themis.results.frames import to_arrow, to_pandas, to_polars
@@ -35,10 +35,11 @@ from themis.results.reading import read_table
 from themis.results.report.data import ReportData
 from themis.results.reporting import report_data
 from themis.results.timeline import RecordTimelineView, RecordType, view_timeline
-from themis.results.two_runs import ModelPair, compare_runs
+from themis.results.two_runs import BASE, NEW, ModelPair, compare_runs, join_runs, pair_models
 from themis.statistics.arrays import Alternative
 from themis.statistics.multiplicity import Correction
 from themis.storage import Store, open_store
+from themis.storage.origins import origins
 from themis.storage.plans import Run, find_run
 from themis.storage.records import (
     PassIdentity,
@@ -318,7 +319,8 @@ class BenchmarkResult:
                 margin=margin,
             )  # fmt: skip
             sides = dict.fromkeys((row["baseline"], row["treatment"]) for row in rows)
-            verdicts = tuple(self._comparability(a, b) for a, b in sides)
+            made = origins(self.store, self.run)
+            verdicts = tuple(compare_models(self.run, made, a, b) for a, b in sides)
             return Comparison(tuple(rows), verdicts)
         found = compare_runs(
             self.scores(group_by),
@@ -409,6 +411,50 @@ class BenchmarkResult:
             }
             for flip in found
         ]
+
+    def flips_with(
+        self,
+        other: "BenchmarkResult",
+        *,
+        models: Sequence[ModelPair] | None = None,
+        metric_id: str | None = None,
+        limit: int | None = None,
+    ) -> list[Row]:
+        """List the items that a later run scored differently, with the outputs of both runs.
+
+        Args:
+            other: The later run, of this store or another.
+            models: Pairs (model here, model there); None pairs equal names.
+            metric_id: Only this metric.
+            limit: At most so many items for each pair of models; None gives all.
+
+        Returns:
+            As `flips`, and `model_id` and `new_model_id`.
+
+        Raises:
+            ValueError: If a metric or model is unknown, or no models can be paired.
+        """
+        rows: list[Row] = []
+        for ours, theirs in pair_models(self.table, other.table, models):
+            joined = join_runs(self.table, other.table, [(ours, theirs)])
+            found = flips(joined, baseline=BASE, treatment=NEW, metric_id=metric_id)[:limit]
+            before, after = (
+                find_outputs(
+                    side.store, side.run, {_output_of("model_id", model, flip) for flip in found}
+                )
+                for side, model in ((self, ours), (other, theirs))
+            )
+            rows += [
+                {
+                    "model_id": ours,
+                    "new_model_id": theirs,
+                    **flip.to_dict(),
+                    "baseline_outputs": before.get(_output_of("model_id", ours, flip), []),
+                    "treatment_outputs": after.get(_output_of("model_id", theirs, flip), []),
+                }
+                for flip in found
+            ]
+        return rows
 
     def iter_trials(self) -> Iterator[CandidateDetail]:
         """Yield every planned candidate with its output and evaluations, in plan order."""
@@ -504,9 +550,6 @@ class BenchmarkResult:
     @property
     def _by_key(self) -> Mapping[int, PassIdentity]:
         return {entry.key: entry for entry in self.passes}
-
-    def _comparability(self, model_a: str, model_b: str) -> Comparability:
-        return compare_provenance(self.store, self.run, self.run, model_a=model_a, model_b=model_b)
 
     def _pin(self, what: str, wanted: str, identity: Any) -> Self:
         chosen = [

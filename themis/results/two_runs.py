@@ -103,7 +103,7 @@ def join_runs(
     Raises:
         ValueError: The runs have no model in common.
     """
-    pairs = _pair_models(base, new, models)
+    pairs = pair_models(base, new, models)
     names = tuple(a if a == b else f"{a} → {b}" for a, b in pairs)
     sides = (
         _take(base, [a for a, _ in pairs]),
@@ -148,9 +148,19 @@ class _Side:
     place: Codes
 
 
-def _pair_models(
+def pair_models(
     base: ScoreTable, new: ScoreTable, models: Sequence[ModelPair] | None
 ) -> list[ModelPair]:
+    """Say which model of base is compared with which of new.
+
+    Args:
+        base: The scores of the earlier run.
+        new: The scores of the later run.
+        models: The pairs, if they are given; else equal names, or the only model of each.
+
+    Raises:
+        ValueError: A run lacks a model, or the runs have none in common.
+    """
     pairs = list(models or ())
     for side, table in enumerate((base, new)):
         for pair in pairs:

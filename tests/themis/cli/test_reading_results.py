@@ -106,6 +106,28 @@ def test_two_runs_are_compared_and_what_was_asked_otherwise_is_shown(
     assert refused.exit_code == 2
 
 
+def test_flipped_items_are_listed_with_both_outputs(ran: Path, themis: Themis) -> None:
+    Path("warm.toml").write_text(Path("benchmark.toml").read_text().replace("0.0", "0.5"))
+    assert themis("run", "warm.toml").exit_code == 0
+
+    shown = themis("compare", "--flips", "1").stdout
+    one = json.loads(themis("compare", "--flips", "2", "--json").stdout)["flips"]
+    two = json.loads(
+        themis(
+            "compare", "my-eval", "latest", "--baseline", "echo", "--treatment", "arithmetic",
+            "--flips", "2", "--json",
+        ).stdout
+    )["flips"]  # fmt: skip
+
+    assert re.search(r"^sums/\w+ numeric_match: [01] → [01]$", shown, re.MULTILINE)
+    assert "  arithmetic: " in shown
+    assert len(one) == 2
+    assert [(flip["model_id"], flip["new_model_id"]) for flip in two] == [
+        ("echo", "arithmetic")
+    ] * 2
+    assert all(flip["baseline_outputs"] and flip["treatment_outputs"] for flip in (*one, *two))
+
+
 def test_a_trial_is_shown_with_its_history_and_its_proof(ran: Path, themis: Themis) -> None:
     from themis.results import BenchmarkResult
 
