@@ -77,13 +77,12 @@ def item_marks(store: Store, run: Run) -> tuple[npt.NDArray[np.int64], npt.NDArr
         " JOIN specs p ON p.id = t.slice WHERE r.run = ?",
         (run.key,),
     )
-    marks = np.fromiter(
-        (
-            (_mark(hashlib.sha256(f"{slice_id}\n{item_id}".encode()).digest()), _mark(content))
-            for slice_id, item_id, content in rows
-        ),
-        dtype=np.dtype((np.int64, 2)),
-    ).reshape(-1, 2)
+    flat = (
+        _mark(digest)
+        for slice_id, item_id, content in rows
+        for digest in (hashlib.sha256(f"{slice_id}\n{item_id}".encode()).digest(), content)
+    )
+    marks = np.fromiter(flat, dtype=np.int64).reshape(-1, 2)
     names, first = np.unique(marks[:, 0], return_index=True)
     return names, marks[first, 1]
 
