@@ -5,12 +5,14 @@ into a new attempt. The damaged file is moved to `results/.damaged/`, where noth
 Items are never repaired: a bundle whose payload is damaged must be copied again.
 """
 
+import hashlib
+import itertools
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import msgspec
-import orjson
 
 from themis_bundles import files
 from themis_bundles.attempts import (
@@ -21,10 +23,12 @@ from themis_bundles.attempts import (
     new_attempt_id,
     shard_folder,
 )
+from themis_bundles.canonical import parse_canonical
 from themis_bundles.census import shard_problems
-from themis_bundles.errors import BundleInvalidError, CanonicalError, RecordRefusedError
+from themis_bundles.errors import BundleInvalidError, CanonicalError
 from themis_bundles.problems import Problem
 from themis_bundles.reader import Bundle
+from themis_bundles.records import Decoder
 from themis_bundles.results import ResultWriter, publish_done
 
 DAMAGED = ".damaged"
@@ -102,30 +106,38 @@ def _repair(
 def _salvage(bundle: Bundle, index: int, attempt: str, *, dry_run: bool) -> tuple[str, str, int]:
     """Write the valid records of a damaged attempt into a new one."""
     reader = AttemptReader(bundle, index, attempt, salvage=True)
-    lines = [line for frame in reader for line in frame.lines]
+    records = _valid(bundle, index, reader)
+    first = next(records, None)
+    if first is None or dry_run:
+        return attempt, "", sum(1 for _ in records) + (first is not None)
     provenance: dict[str, Any] = dict(reader.header.provenance) if reader.header else {}
     provenance["repaired_from"] = attempt
     new, kept = new_attempt_id(), 0
-    if not lines or dry_run:
-        return attempt, "", len(lines)
     with ResultWriter(bundle, index, new, header=provenance) as writer:
-        for line in lines:
-            # The writer refuses whatever the verifier would refuse.
-            try:
-                value = orjson.loads(line)
-                writer.append(value["seq"], value["item_sha256"], value["status"], value["record"])
-                kept += 1
-            except (
-                RecordRefusedError,
-                CanonicalError,
-                msgspec.DecodeError,
-                orjson.JSONDecodeError,
-                KeyError,
-                TypeError,
-            ):
-                continue
+        for value in itertools.chain((first,), records):
+            writer.append(value["seq"], value["item_sha256"], value["status"], value["record"])
+            kept += 1
         writer.close("partial", f"repaired from {attempt}")
     return attempt, new, kept
+
+
+def _valid(bundle: Bundle, index: int, reader: AttemptReader) -> Iterator[dict[str, Any]]:
+    """Give the records of a file that answer an item of the shard, each of them once."""
+    shard, digests = bundle.shard(index), bundle.item_digests(index).hex()
+    decode = Decoder(bundle.manifest.stage).one
+    seen: set[bytes] = set()
+    for line in (line for frame in reader for line in frame.lines):
+        try:
+            value = parse_canonical(line)
+            place = decode(line).seq - shard.first_seq
+        except (CanonicalError, msgspec.DecodeError, RecursionError):
+            continue
+        planned = digests[64 * place : 64 * place + 64] if 0 <= place < shard.items else None
+        digest = hashlib.sha256(line).digest()
+        if value["item_sha256"] == planned and digest not in seen:
+            # A damaged file may hold one record a million times; the new one must not.
+            seen.add(digest)
+            yield value
 
 
 def _there(path: Path) -> bool:

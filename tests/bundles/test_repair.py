@@ -1,21 +1,27 @@
 """Repair keeps every intact record, sets damaged files aside, and invents nothing."""
 
+import os
+import shutil
+import signal
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 
+from tests.bundles.disks import FaultyDisk
 from themis_bundles import (
     Bundle,
     BundleInvalidError,
     ResultWriter,
+    canonical_json,
     chosen,
     finished,
     incomplete_shards,
     shard_state,
     verify,
 )
+from themis_bundles.frames import compressor
 from themis_bundles.repair import repair
 
 if TYPE_CHECKING:
@@ -38,6 +44,12 @@ def cut(count: int) -> Damage:
         path.write_bytes(path.read_bytes()[:-count])
 
     return damage
+
+
+def frames_of(path: Path) -> list[int]:
+    """Where the frames of a file begin."""
+    data = path.read_bytes()
+    return [at for at in range(len(data)) if data.startswith(b"\x28\xb5\x2f\xfd", at)]
 
 
 @pytest.fixture
@@ -93,6 +105,110 @@ def test_what_is_intact_is_kept_and_the_rest_can_be_done_again(
     assert texts(done) == before
     assert verify(done).complete
     assert repair(done) == ()
+
+
+def test_every_damaged_attempt_of_a_shard_is_salvaged_and_sound_ones_stay(
+    bundle: Bundle, kit: "Kit"
+) -> None:
+    for attempt, seqs in (("a", (0, 1)), ("b", (2, 3)), ("sound", (0, 2))):
+        records = {seq: kit.answer(str(seq)) for seq in seqs}
+        kit.work(bundle, 0, attempt, records, flush_records=1)
+    folder = bundle.results_dir / "00000"
+    (folder / "done.json").unlink()
+    flip(frames_of(folder / "a.jsonl.zst")[2] + 30)(folder / "a.jsonl.zst")
+    cut(300)(folder / "b.jsonl.zst")
+    sound = (folder / "sound.jsonl.zst").read_bytes()
+
+    (repaired,) = repair(bundle)
+
+    assert [(old, count) for old, _, count in repaired.salvaged] == [("a", 1), ("b", 1)]
+    assert (folder / "sound.jsonl.zst").read_bytes() == sound
+    assert texts(bundle) == {0: "0", 2: "2"}
+    assert not verify(bundle).refused
+    aside = bundle.results_dir / ".damaged/00000"
+    assert {p.name for p in aside.iterdir()} == {
+        *("a.json", "a.jsonl.zst", "b.json", "b.jsonl.zst"),
+    }
+
+
+def test_every_intact_frame_around_a_damaged_one_is_kept(tmp_path: Path, kit: "Kit") -> None:
+    bundle = kit.bundle(tmp_path / "b", items=5)
+    path = kit.work(bundle, 0, "a", flush_records=1)
+    whole = path.read_bytes()
+    starts = frames_of(path)
+    receipts = {file: file.read_bytes() for file in path.parent.glob("*.json")}
+
+    for number in range(1, 6):
+        shutil.rmtree(bundle.results_dir)
+        path.parent.mkdir(parents=True)
+        for file, data in receipts.items():
+            file.write_bytes(data)
+        path.write_bytes(whole)
+        flip(starts[number] + 30)(path)
+
+        repair(bundle)
+
+        assert sorted(texts(bundle)) == [seq for seq in range(5) if seq != number - 1]
+        assert not verify(bundle).refused
+
+
+def test_wrong_lines_of_an_intact_frame_are_left_out_and_repeated_ones_kept_once(
+    bundle: Bundle, kit: "Kit"
+) -> None:
+    digests = bundle.item_digests(0).hex()
+    good = [
+        canonical_json(
+            {
+                "item_sha256": digests[64 * seq :][:64],
+                "record": kit.answer(str(seq)),
+                "seq": seq,
+                "status": "ok",
+            }
+        )
+        for seq in range(2)
+    ]
+    lines = [b"{", good[0], b"[]", good[1].replace(b'"seq":1', b'"seq":9'), good[1], good[0]]
+    writer = ResultWriter(bundle, 0, "a", header={})
+    with writer.path.open("ab") as file:
+        file.write(compressor(3).compress(b"".join(line + b"\n" for line in lines * 500)))
+
+    (dry,) = repair(bundle, dry_run=True)
+    (repaired,) = repair(bundle)
+
+    assert dry.salvaged == (("a", "", 2),)
+    assert [(old, count) for old, _, count in repaired.salvaged] == [("a", 2)]
+    assert texts(bundle) == {0: "0", 1: "1"}
+    assert verify(bundle).counts["duplicate"] == 0
+
+
+def test_a_repair_that_is_killed_before_any_call_is_finished_by_the_next(
+    tmp_path: Path, kit: "Kit", monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = kit.bundle(tmp_path / "source", items=4)
+    kit.work(source, 0, "a", flush_records=1)
+    flip(900)(source.results_dir / "00000/a.jsonl.zst")
+    kept = {0, 1, 3}
+    disk = FaultyDisk(monkeypatch)
+    shutil.copytree(source.path, tmp_path / "undisturbed")
+    undisturbed = Bundle.open(tmp_path / "undisturbed")
+    calls = disk.calls_of(lambda: repair(undisturbed))
+    assert set(texts(undisturbed)) == kept
+
+    for place, (name, number) in enumerate(calls):
+        shutil.copytree(source.path, tmp_path / str(place))
+        bundle = Bundle.open(tmp_path / str(place))
+        pid = os.fork()
+        if pid == 0:
+            with disk.failing(name, number, signal.SIGKILL):
+                repair(bundle)
+            os._exit(0)
+        assert os.WIFSIGNALED(os.waitpid(pid, 0)[1])
+
+        repair(bundle)
+
+        assert set(texts(bundle)) == kept, (name, number)
+        assert not verify(bundle).refused, (name, number)
+        assert repair(bundle) == ()
 
 
 def test_a_sound_bundle_is_left_alone(done: Bundle, kit: "Kit", bundle: Bundle) -> None:
