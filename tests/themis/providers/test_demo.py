@@ -37,6 +37,30 @@ def test_arithmetic_is_right_on_most_questions_and_wrong_on_a_fixed_fifth() -> N
     assert 0.74 < sum(right) / len(right) < 0.86
 
 
+def test_the_likeliest_continuation_is_the_one_that_the_answer_holds() -> None:
+    def likeliest(n: int) -> str:
+        engine = create_engine(EngineSettings("demo", "arithmetic"))
+        asked = (Message("user", f"What is {n} + {n * 7}?"),)
+        choices = tuple(str(n * 8 + change) for change in (-1, 0, 1))
+        engine.submit(Request(1, asked, Sampling(8), 0, continuations=choices))
+        return engine.poll()[0].text
+
+    for n in range(1, 200):
+        assert ask("arithmetic", f"What is {n} + {n * 7}?").text == f"The answer is {likeliest(n)}."
+
+
+def test_a_continuation_that_begins_the_answer_is_greedy() -> None:
+    engine = create_engine(EngineSettings("demo", "echo"))
+    texts = ("Say this", "Say this now", "say")
+    engine.submit(Request(1, (Message("user", "Say this"),), Sampling(8), 0, continuations=texts))
+
+    found = engine.poll()[0].loglikelihoods
+
+    assert found is not None
+    assert [(each.tokens, each.is_greedy) for each in found] == [(2, True), (3, False), (1, False)]
+    assert found[0].sum == -1.0
+
+
 @given(st.integers(0, 9999), st.integers(0, 9999), st.integers(1, 99))
 def test_arithmetic_is_worked_out_with_its_precedence(a: int, b: int, c: int) -> None:
     assert evaluate(f"Compute {a} + {b} * {c}, please.") == a + b * c

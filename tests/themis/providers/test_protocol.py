@@ -1,5 +1,7 @@
 """Requests that an engine cannot answer are refused by name."""
 
+from dataclasses import replace
+
 import pytest
 
 from themis.errors import EnvironmentNotReadyError
@@ -42,6 +44,14 @@ def test_what_an_engine_cannot_do_is_refused_by_name(params: Sampling, words: st
 
     assert caught.value.failure.kind == "model"
     assert not caught.value.failure.retryable
+
+
+def test_likelihoods_are_refused_by_an_engine_that_has_none() -> None:
+    request = replace(asking(Sampling(8)), continuations=("yes", "no"))
+
+    with pytest.raises(RequestRejected, match="cannot score given continuations"):
+        check_request(request, CAPABILITIES)
+    check_request(request, replace(CAPABILITIES, loglikelihoods=True))
 
 
 def test_what_an_engine_can_do_is_let_through() -> None:
