@@ -172,9 +172,9 @@ def on_terminal(*arguments: str, columns: int = 80) -> list[str]:
 
 
 @pytest.mark.parametrize(
-    "command", [("results",), ("compare", "--by", "prompt_variant_id"), ("leaderboard",),
+    "command", [("results",), ("compare",), ("compare", "--by", "prompt_variant_id"), ("leaderboard",),
                 ("gate", "policy.toml", "latest", "latest")],
-    ids=lambda command: command[0],
+    ids=" ".join,
 )  # fmt: skip
 def test_a_long_model_name_leaves_80_columns_readable(
     ran: Path, themis: Themis, command: tuple[str, ...]

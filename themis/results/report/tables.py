@@ -366,7 +366,7 @@ class _Keys:
         fixed = {
             name: next(iter(values[name]))
             for name in names
-            if len(values[name]) == 1 and name not in always and len(keys) > 1
+            if len(values[name]) == 1 and name not in always
         }
         shown = tuple(name for name in names if name not in fixed)
         return cls(shown or names, fixed if shown else {})
