@@ -153,6 +153,8 @@ def spoil_json(folder: Path, choose: Chooser) -> list[str]:
 def move_paths(folder: Path, choose: Chooser) -> list[str]:
     """Let the manifest name a file elsewhere, and seal it."""
     path = folder / "data/manifest.json"
+    if not _plain(folder / "data"):
+        return []
     outside = pick(choose, ["../../x", "/etc/passwd", "items/./00000.jsonl.zst", "items//x", ""])
     try:
         manifest = orjson.loads(path.read_bytes())
@@ -307,10 +309,18 @@ def drop_results(folder: Path, choose: Chooser) -> list[str]:
 # Seals -------------------------------------------------------------------------------------
 
 
+def _plain(folder: Path) -> bool:
+    """Tell whether all is a file or a folder; reading a pipe or a device would never end."""
+    paths = list(folder.rglob("*"))
+    return all(not p.is_symlink() and (p.is_file() or p.is_dir()) for p in paths)
+
+
 def seal(folder: Path) -> bool:
     """Compute every digest of the payload anew, as an attacker would; tell whether it worked."""
     path = folder / "data/manifest.json"
     try:
+        if not _plain(folder / "data"):
+            return False
         manifest = orjson.loads(path.read_bytes())
         entries = [s for group in manifest["groups"] for s in group["shards"]]
         for entry in (manifest["components"], *entries):
