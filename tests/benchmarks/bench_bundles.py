@@ -19,7 +19,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -34,6 +34,7 @@ SHARD_ITEMS = 512
 CHUNK = 2048
 TARGETS = {
     "export": ("export floor", 1.4),
+    "export lines": ("lines floor", 1.4),
     "read items": ("read floor", None),
     "verify items": ("read floor", 1.3),
     "verify": ("verify floor", 1.3),
@@ -89,23 +90,48 @@ def record(item: dict[str, Any]) -> dict[str, Any]:
     }
 
 
+def serialised(chunk: list[dict[str, Any]]) -> list[bytes]:
+    """Give the items as planning gives them: as canonical JSON."""
+    return [orjson.dumps(item, option=orjson.OPT_SORT_KEYS) for item in chunk]
+
+
 def export_floor(folder: Path, count: int, watch: Stopwatch) -> None:
-    """Serialise, hash and compress."""
+    """Serialise, hash and compress the lines; hash and write the frames."""
+    for_frames = _frame_floor(folder)
+    for chunk in chunks(count):
+        with watch.running():
+            for start in range(0, len(chunk), FRAME_LINES):
+                for_frames(serialised(chunk[start : start + FRAME_LINES]))
+
+
+def lines_floor(folder: Path, count: int, watch: Stopwatch) -> None:
+    """Hash and compress lines that are serialised; hash and write the frames."""
+    for_frames = _frame_floor(folder)
+    for chunk in chunks(count):
+        lines = serialised(chunk)
+        with watch.running():
+            for start in range(0, len(lines), FRAME_LINES):
+                for_frames(lines[start : start + FRAME_LINES])
+
+
+def _frame_floor(folder: Path) -> Callable[[list[bytes]], None]:
     compress = compressor(3).compress
-    with (folder / "floor.zst").open("wb") as out:
-        for chunk in chunks(count):
-            with watch.running():
-                for start in range(0, len(chunk), FRAME_LINES):
-                    lines = []
-                    for item in chunk[start : start + FRAME_LINES]:
-                        line = orjson.dumps(item, option=orjson.OPT_SORT_KEYS)
-                        hashlib.sha256(line).digest()
-                        lines.append(line)
-                    out.write(compress(b"\n".join(lines)))
+    running = hashlib.sha256()
+    out = (folder / "floor.zst").open("wb")
+
+    def write(lines: list[bytes]) -> None:
+        for line in lines:
+            hashlib.sha256(line).digest()
+        frame = compress(b"\n".join(lines))
+        running.update(frame)
+        out.write(frame)
+
+    return write
 
 
-def export(folder: Path, count: int, watch: Stopwatch) -> None:
-    """Write a bundle of a ready plan."""
+@contextmanager
+def ready_writer(folder: Path) -> Iterator[BundleWriter]:
+    """Begin a bundle of a ready plan."""
     shutil.rmtree(folder / "bundle", ignore_errors=True)
     info = BundleInfo("generation", "bench", {"project": "p", "benchmark": "b"}, "2026-01-01")
     with BundleWriter(folder / "bundle", info, shard_items=SHARD_ITEMS) as writer:
@@ -113,10 +139,26 @@ def export(folder: Path, count: int, watch: Stopwatch) -> None:
         for kind in ("params", "prompt", "slice"):
             writer.component(kind, {"id": kind})
         writer.start_group(GroupSpec(model, "demo", "echo"))
+        yield writer
+
+
+def export(folder: Path, count: int, watch: Stopwatch) -> None:
+    """Write a bundle of a ready plan."""
+    with ready_writer(folder) as writer:
         for chunk in chunks(count):
             with watch.running():
                 for item in chunk:
                     writer.add(item, prompt_tokens=300, max_new_tokens=300)
+
+
+def export_lines(folder: Path, count: int, watch: Stopwatch) -> None:
+    """Write a bundle of a ready plan whose items are serialised."""
+    with ready_writer(folder) as writer:
+        for chunk in chunks(count):
+            lines = serialised(chunk)
+            with watch.running():
+                for line in lines:
+                    writer.add_canonical(line, 300, 300)
 
 
 def work(folder: Path, _: int, watch: Stopwatch) -> None:
@@ -198,6 +240,8 @@ def choose(folder: Path, count: int, watch: Stopwatch) -> None:
 STEPS = {
     "export floor": export_floor,
     "export": export,
+    "lines floor": lines_floor,
+    "export lines": export_lines,
     "work": work,
     "read floor": read_floor,
     "read items": read_items,
