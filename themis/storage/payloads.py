@@ -28,6 +28,10 @@ LARGEST_IN_DATABASE = 64 * 1024
 DICTIONARY_BYTES = 64 * 1024
 """The size of a dictionary; twice as much saves 5 % more."""
 
+SEGMENT = 200
+"""Bytes that training takes from a record at a time. A fixed length takes 20 ms, and looking for
+the best one 80 ms, for dictionaries of the same worth."""
+
 ENOUGH_SAMPLES = 200
 """Payloads that a dictionary can be trained on; fewer are not worth one."""
 
@@ -214,7 +218,9 @@ def _train(samples: Sequence[bytes]) -> _Dictionary | None:
     head = hashlib.sha256(b"".join(taken)).digest()[:8]
     number = low + int.from_bytes(head, "big") % (high - low)
     try:
-        trained = zstandard.train_dictionary(DICTIONARY_BYTES, taken, dict_id=number)
+        trained = zstandard.train_dictionary(
+            DICTIONARY_BYTES, taken, dict_id=number, k=SEGMENT, d=8
+        )
     except zstandard.ZstdError:
         return None
     return _Dictionary(number, trained.as_bytes(), stored=False)
