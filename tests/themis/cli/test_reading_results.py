@@ -172,8 +172,8 @@ def on_terminal(*arguments: str, columns: int = 80) -> list[str]:
 
 
 @pytest.mark.parametrize(
-    "command", [("results",), ("compare",), ("compare", "--by", "prompt_variant_id"), ("leaderboard",),
-                ("gate", "policy.toml", "latest", "latest")],
+    "command", [("results",), ("compare",), ("compare", "--by", "prompt_variant_id"),
+                ("leaderboard",), ("gate", "policy.toml", "latest", "latest")],
     ids=" ".join,
 )  # fmt: skip
 def test_a_long_model_name_leaves_80_columns_readable(
@@ -212,3 +212,23 @@ def test_a_difference_that_the_data_support_is_marked(ran: Path, themis: Themis)
     (row,) = (line for line in lines if "echo" in line and "arithmetic" in line and "[" in line)
     assert row.startswith("►")
     assert "► a difference that the data support." in lines
+
+
+def test_the_example_of_the_documentation_prints_what_it_says(
+    project: Path,
+    themis: Themis,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    page = (Path(__file__).parents[3] / "docs" / "results-in-python.md").read_text()
+    code, printed = (
+        block
+        for kind in ("python", "text")
+        for block in re.findall(f"```{kind}\n(.*?)```", page, re.DOTALL)
+    )
+    assert themis("run", "benchmark.toml").exit_code == 0
+    monkeypatch.chdir(project.parent)
+
+    exec(code, {})  # noqa: S102 - the documentation's own code
+
+    assert capsys.readouterr().out == printed
