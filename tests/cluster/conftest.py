@@ -41,9 +41,9 @@ class DevCluster:
         subprocess.run(command, check=True, capture_output=True, timeout=120)
 
 
-def _up(require: Require, *options: str) -> DevCluster:
+def _up(require: Require, *options: str, name: str) -> DevCluster:
     # pytest's own directories are too long for the address of a socket.
-    state = Path(f"/tmp/themis-test-{os.getpid()}-{len(options)}")  # noqa: S108
+    state = Path(f"/tmp/themis-test-{os.getpid()}-{name}")  # noqa: S108
     command = [str(DEVCLUSTER / "up"), "--state", str(state), *options]
     done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
     lacking = "missing Debian packages" in done.stderr or "needs root" in done.stderr
@@ -58,17 +58,31 @@ def _down(cluster: DevCluster) -> None:
     shutil.rmtree(cluster.state)
 
 
+@pytest.fixture
+def start_cluster(require: Require) -> Iterator[Callable[..., DevCluster]]:
+    """Start clusters with options of the test's own; they end with it."""
+    started: list[DevCluster] = []
+
+    def start(*options: str) -> DevCluster:
+        started.append(_up(require, *options, name="own"))
+        return started[-1]
+
+    yield start
+    for cluster in started:
+        _down(cluster)
+
+
 @pytest.fixture(scope="session")
 def full_cluster(require: Require) -> Iterator[DevCluster]:
     # Arrays of at most nine elements, so that twelve shards need two.
-    cluster = _up(require, "--max-array-size", "9")
+    cluster = _up(require, "--max-array-size", "9", name="full")
     yield cluster
     _down(cluster)
 
 
 @pytest.fixture(scope="session")
 def bare_cluster(require: Require) -> Iterator[DevCluster]:
-    cluster = _up(require, "--no-accounting", "--no-requeue", "--max-array-size", "9")
+    cluster = _up(require, "--no-accounting", "--no-requeue", "--max-array-size", "9", name="bare")
     yield cluster
     _down(cluster)
 
