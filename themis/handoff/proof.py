@@ -20,7 +20,7 @@ from themis.storage.ledger import ExportedBundle, was_imported
 from themis.storage.lookups import evaluation_keys, locate_trials
 from themis.storage.payloads import ENOUGH_SAMPLES
 from themis.storage.plans import OK, FoundTrial, Run, find_trials, trial_key
-from themis.storage.projections import EVALUATED, GENERATED, Event
+from themis.storage.projections import EVALUATED, GENERATED, Event, NewRecord
 from themis.storage.store import Store
 from themis_bundles import Bundle, Component, Problem, canonical_json, sha256_hex
 from themis_bundles.records import content_of
@@ -107,7 +107,7 @@ class Proof:
         self._evaluations = evaluation_keys(store, run)
         self._keys = msgspec.json.Decoder(_ItemKey).decode_lines
         self._learned = False
-        self._evaluation = bundle.manifest.stage == "evaluation"
+        self._kind = GENERATED if bundle.manifest.stage == "generation" else EVALUATED
 
     def take(self, joined: Scan) -> None:
         """Take the records of a shard; `themis_bundles.verify` calls this for each shard."""
@@ -134,7 +134,7 @@ class Proof:
         if not self._learned:
             self._learned = len(batch) >= ENOUGH_SAMPLES
             samples = [content_of(joined.line(answered.entry)) for answered in batch]
-            self._store.payloads.learn(EVALUATED if self._evaluation else GENERATED, samples)
+            self._store.payloads.learn(self._kind, samples)
 
     def _answered(self, joined: Scan) -> Iterator[_Answered]:
         """Give every item that has a record, in order."""
@@ -158,60 +158,68 @@ class Proof:
         ids = list(dict.fromkeys(answered.key.id for answered in batch))
         trials = locate_trials(self._store, self._run, ids)
         details = {} if self._own else self._details(ids)
-        events = []
+        planned: list[tuple[_Answered, NewRecord]] = []
         for answered in batch:
             try:
-                event = self._event(joined, answered, trials, details)
+                record = self._planned(joined, answered, trials, details)
             except _PlanError as error:
                 self._refuse(joined, answered, error)
             else:
-                if event is not None:
-                    events.append(event)
-        return events
+                if record is not None:
+                    planned.append((answered, record))
+        events = projections.new_events(self._store, self._kind, [record for _, record in planned])
+        if self._kind == GENERATED:
+            return events
+        return [
+            event
+            for event, (answered, _) in zip(events, planned, strict=True)
+            if self._metrics_fit(joined, answered, event)
+        ]
 
     def _details(self, ids: Sequence[str]) -> dict[str, FoundTrial]:
         found = find_trials(self._store, self._run, [trial_key(trial) for trial in ids])
         return {trial.hash.hex()[: identity.ID_LENGTH]: trial for trial in found}
 
-    def _event(
+    def _planned(
         self,
         joined: Scan,
         answered: _Answered,
         trials: Mapping[str, tuple[int, int]],
         details: Mapping[str, FoundTrial],
-    ) -> Event | None:
-        """Return the event of a record, or None when it is nothing to store."""
-        key, entry, body = answered.key, answered.entry, answered.body
+    ) -> NewRecord | None:
+        """Return a record that answers a planned item, or None when it is nothing to store."""
+        _, key, body, entry = answered
         found = trials.get(key.id)
         if found is None or key.sample >= self._run.num_samples:
             raise _PlanError(f"it is not planned in run {self._run.run_id}")
         trial, slice_ = found
-        candidate = (trial, key.sample)
-        if not self._evaluation:
+        evaluation = None
+        if self._kind == EVALUATED:
+            component = self._component(key)
+            evaluation = self._evaluations.get((slice_, component.sha256))
+            if evaluation is None:
+                raise _PlanError("its score pass is not planned for its slice")
             if body is not None:
-                self._check_generation(body, details[key.id])
-            content = content_of(joined.line(entry))
-            return projections.new_event(
-                self._store, GENERATED, candidate, content, attempt=entry.attempt
-            )
-        component = self._bundle.components()[key.refs.evaluation or 0]
-        evaluation = self._evaluations.get((slice_, component.sha256))
-        if evaluation is None:
-            raise _PlanError("its score pass is not planned for its slice")
-        if body is not None:
-            self._check_scored(body, details[key.id], component)
-        if entry.rank != OK:
-            return None
-        event = projections.new_event(
-            self._store,
-            EVALUATED,
-            candidate,
-            content_of(joined.line(entry)),
-            evaluation=evaluation,
-            attempt=entry.attempt,
-        )
-        _check_metrics(event, component)
-        return event
+                self._check_scored(body, details[key.id], component)
+            if entry.rank != OK:
+                return None
+        elif body is not None:
+            self._check_generation(body, details[key.id])
+        content = content_of(joined.line(entry))
+        return NewRecord(trial, key.sample, evaluation, entry.attempt, content)
+
+    def _component(self, key: _ItemKey) -> Component:
+        return self._bundle.components()[key.refs.evaluation or 0]
+
+    def _metrics_fit(self, joined: Scan, answered: _Answered, event: Event) -> bool:
+        """Tell whether an evaluation has the scores that were asked for; if not, refuse it."""
+        asked = sorted(metric["id"] for metric in self._component(answered.key).body["metrics"])
+        given = sorted(name for name, _, _ in event.facts)
+        if asked == given:
+            return True
+        error = _PlanError(f"it has scores for {given}, asked were {asked}", of_record=True)
+        self._refuse(joined, answered, error)
+        return False
 
     def _refuse(self, joined: Scan, answered: _Answered, error: _PlanError) -> None:
         self.refused += 1
@@ -264,13 +272,6 @@ class Proof:
             content = sha256_hex(planned.item_id.encode())
         if content != planned.item_hash.hex():
             raise _PlanError("its dataset item is not the planned one")
-
-
-def _check_metrics(event: Event, component: Component) -> None:
-    asked = sorted(metric["id"] for metric in component.body["metrics"])
-    given = sorted(name for name, _, _ in event.facts)
-    if asked != given:
-        raise _PlanError(f"it has scores for {given}, asked were {asked}", of_record=True)
 
 
 def _results_digest(joined: Scan, resolve: Resolve) -> str:

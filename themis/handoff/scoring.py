@@ -17,6 +17,7 @@ from themis.handoff.session import Session
 from themis.storage import projections
 from themis.storage.batches import without_cycle_collector
 from themis.storage.plans import OK, Run, ScorePass, score_passes
+from themis.storage.projections import NewRecord
 from themis.storage.store import Store
 from themis_bundles import canonical_json
 
@@ -62,16 +63,16 @@ def score_pending(
             for pending in batch
         ]
         session.store.payloads.learn(projections.EVALUATED, records)
-        events = [
-            projections.new_event(
-                session.store,
-                projections.EVALUATED,
-                (pending.trial, pending.sample),
-                record,
-                evaluation=pending.score_pass.evaluation,
-            )
-            for pending, record in zip(batch, records, strict=True)
-        ]
+        events = projections.new_events(
+            session.store,
+            projections.EVALUATED,
+            [
+                NewRecord(
+                    pending.trial, pending.sample, pending.score_pass.evaluation, None, record
+                )
+                for pending, record in zip(batch, records, strict=True)
+            ],
+        )
         with session.store.transaction():
             scored += projections.append(session.store, events)
         on_scored(len(events))

@@ -7,7 +7,7 @@ ones, so a rebuilt store has the same rows.
 
 import hashlib
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import msgspec
@@ -69,29 +69,43 @@ class _Generated(msgspec.Struct, gc=False):
 _generated = msgspec.json.Decoder(_Generated).decode
 
 
-def new_event(
-    store: Store,
-    kind: int,
-    candidate: tuple[int, int],
-    data: bytes,
-    *,
-    evaluation: int | None = None,
-    attempt: int | None = None,
-) -> Event:
-    """Return an event for a record; nothing is written.
+class NewRecord(NamedTuple):
+    """A record that is to become an event."""
+
+    trial: int
+    sample: int
+    evaluation: int | None
+    """The score pass of an evaluation."""
+
+    attempt: int | None
+    """The attempt that gave the record; None when this process made it."""
+
+    data: bytes
+    """The canonical bytes of the record."""
+
+
+def new_events(store: Store, kind: int, records: Iterable[NewRecord]) -> list[Event]:
+    """Return the events of records of one kind; nothing is written.
 
     Args:
-        store: The store, whose codec packs the payload.
+        store: The store, whose codec packs the payloads.
         kind: GENERATED or EVALUATED.
-        candidate: The trial and sample.
-        data: The canonical bytes of the record.
-        evaluation: The score pass of an evaluation.
-        attempt: The attempt that gave the record; None when this process made it.
+        records: The records.
     """
-    trial, sample = candidate
-    digest = hashlib.sha256(data).digest()
-    payload = store.payloads.pack(data, kind)
-    return Event(kind, trial, sample, evaluation, attempt, digest, payload, _facts(kind, data))
+    pack, facts, sha256 = store.payloads.pack, _FACTS[kind], hashlib.sha256
+    return [
+        Event(
+            kind,
+            trial,
+            sample,
+            evaluation,
+            attempt,
+            sha256(data).digest(),
+            pack(data, kind),
+            facts(data),
+        )
+        for trial, sample, evaluation, attempt, data in records
+    ]
 
 
 def append(
@@ -160,7 +174,7 @@ def _stored_events(store: Store) -> Iterator[tuple[int, Event]]:
     )
     decode = store.payloads.decode
     for seq, kind, trial, sample, part, attempt, digest, payload in rows:
-        facts = _facts(kind, decode(payload))
+        facts = _FACTS[kind](decode(payload))
         yield seq, Event(kind, trial, sample, part, attempt, digest, payload, facts)
 
 
@@ -194,22 +208,37 @@ def _apply(store: Store, events: Iterable[tuple[int, Event]]) -> None:
     store.db.executemany("INSERT OR REPLACE INTO scores VALUES (?, ?, ?, ?, ?, ?, ?)", scores)
 
 
-def _facts(kind: int, data: bytes) -> Sequence[Any]:
-    """Return what a projection says about a record."""
-    if kind == EVALUATED:
-        record = orjson.loads(data)
-        return [
-            (score["metric"], score_status(record, score), score["value"])
-            for score in record["scores"]
-        ]
+def _candidate_facts(data: bytes) -> Sequence[Any]:
+    """Return the columns of a candidate, after its key."""
     found = _generated(data)
     error = found.error
     if error is None:
         usage = found.usage or _Usage()
-        tokens = usage.prompt_tokens, usage.completion_tokens
-        return OK, found.finish_reason, *tokens, found.latency_ms, None, None
+        return (
+            OK,
+            found.finish_reason,
+            usage.prompt_tokens,
+            usage.completion_tokens,
+            found.latency_ms,
+            None,
+            None,
+        )
     status = MODEL_ERROR if error.kind == "model" else INFRA_ERROR
     return status, None, None, None, None, error.code, error.message
+
+
+def _score_facts(data: bytes) -> Sequence[Any]:
+    """Return the metric, status and value of each score."""
+    record = orjson.loads(data)
+    return [
+        (score["metric"], score_status(record, score), score["value"]) for score in record["scores"]
+    ]
+
+
+_FACTS: Mapping[int, Callable[[bytes], Sequence[Any]]] = {
+    GENERATED: _candidate_facts,
+    EVALUATED: _score_facts,
+}
 
 
 def score_status(record: Mapping[str, Any], score: Mapping[str, Any]) -> int:
