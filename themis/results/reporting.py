@@ -24,7 +24,6 @@ from themis.results.report.data import (
 )
 from themis.results.report.redaction import redact
 from themis.specs import BenchmarkSpec, ProjectSpec
-from themis.specs.generation import params_label
 from themis.specs.loading import validate_spec
 from themis.storage.ledger import attempt_headers
 from themis.storage.origins import Origin, origins
@@ -181,11 +180,11 @@ def item_details(store: Store, run: Run) -> Iterator[ItemDetail]:
         error = output.get("error")
         yield ItemDetail(
             slice_id=candidate.slice_id,
-            model_id=candidate.model["model_id"],
+            model_id=candidate.model_label,
             prompt_variant_id=candidate.prompt_variant_id,
             item_id=candidate.item_id,
             sample=candidate.sample,
-            params=params_label(candidate.params["temperature"], candidate.params["max_tokens"]),
+            params=candidate.params_label,
             messages=tuple(
                 Message(message["role"], message["content"])
                 for message in prompts.of(candidate) or ()

@@ -38,10 +38,14 @@ class CandidateDetail:
     trial_hash: str
     sample: int
     model: Mapping[str, Any]
+    model_label: str
+    """The model's name among the run's models."""
     slice_id: str
     prompt_variant_id: str
     prompt_hash: str
     params: Mapping[str, Any]
+    params_label: str
+    """The parameters' name among the run's."""
     item_id: str
     payload: Mapping[str, Any] | None
     status: str
@@ -155,19 +159,15 @@ def _assemble(
     param_keys, param_codes = _coded(params)
     item_keys, item_codes = _coded(items)
     bodies = _spec_bodies(store)
+    labels = arm_labels(store, run)
     slice_ids = tuple(bodies[key]["slice_id"] for key in slice_keys.tolist())
     passes = np.array([name_of_pass[block.pass_number] for block in blocks], dtype=np.int32)
     metric_codes = np.array([metrics.index(block.metric) for block in blocks], dtype=np.int32)
     return ScoreTable(
-        models=_unique_labels([_model_label(bodies[key]) for key in model_keys.tolist()]),
+        models=tuple(labels[key] for key in model_keys.tolist()),
         slices=slice_ids,
         prompts=tuple(bodies[key]["prompt_variant_id"] for key in variant_keys.tolist()),
-        params=_unique_labels(
-            [
-                params_label(bodies[key]["temperature"], bodies[key]["max_tokens"])
-                for key in param_keys.tolist()
-            ]
-        ),
+        params=tuple(labels[key] for key in param_keys.tolist()),
         metrics=metrics,
         evaluations=names,
         items=_item_labels(store, item_keys),
@@ -215,8 +215,29 @@ def _item_labels(store: Store, keys: IntArray) -> tuple[str, ...]:
     return tuple(label for key, label in rows if key in wanted)
 
 
-def _model_label(body: Mapping[str, Any]) -> str:
-    return str(body["model_id"])
+def arm_labels(store: Store, run: Run) -> dict[int, str]:
+    """Name each model and each parameter set of a run, by its key among the specs.
+
+    Names that two of them would share are numbered, so that everything that shows results
+    tells the same ones apart in the same way.
+    """
+    bodies = _spec_bodies(store)
+    models = _distinct(store, run, "model")
+    params = _distinct(store, run, "params")
+    named = _unique_labels([str(bodies[key]["model_id"]) for key in models])
+    sampled = _unique_labels(
+        [params_label(bodies[key]["temperature"], bodies[key]["max_tokens"]) for key in params]
+    )
+    return {**dict(zip(models, named, strict=True)), **dict(zip(params, sampled, strict=True))}
+
+
+def _distinct(store: Store, run: Run, column: str) -> list[int]:
+    rows = store.db.execute(
+        f"SELECT DISTINCT t.{column} FROM run_trials r JOIN trials t ON t.id = r.trial"  # noqa: S608 - a name of ours
+        " WHERE r.run = ? ORDER BY 1",
+        (run.key,),
+    )
+    return [key for (key,) in rows]
 
 
 def _unique_labels(labels: Sequence[str]) -> tuple[str, ...]:
@@ -258,6 +279,7 @@ def iter_candidates(
         trial: Only candidates of the trial with this key.
     """
     bodies = _spec_bodies(store)
+    labels = arm_labels(store, run)
     names: dict[int, dict[int, str]] = {}
     for entry in score_passes(store, run):
         names.setdefault(entry.slice, {})[entry.evaluation] = entry.name
@@ -287,10 +309,12 @@ def iter_candidates(
             trial_hash=trial_hash.hex(),
             sample=sample,
             model=bodies[model],
+            model_label=labels[model],
             slice_id=bodies[slice_]["slice_id"],
             prompt_variant_id=bodies[variant]["prompt_variant_id"],
             prompt_hash=prompt_hash.hex(),
             params=bodies[params],
+            params_label=labels[params],
             item_id=item_id,
             payload=None if payload is None else orjson.loads(decode(payload)),
             status="missing" if status is None else STATUS_NAMES[status],

@@ -3,9 +3,9 @@
 import json
 from dataclasses import dataclass
 
-from themis.specs.generation import params_label
 from themis.storage.plans import OK, Run
 from themis.storage.store import Store
+from themis.storage.tables import arm_labels
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,8 +35,9 @@ class TokenUse:
 
 def token_use(store: Store, run: Run) -> list[TokenUse]:
     """Return the tokens of each cell of a run that has an answer, in plan order."""
+    labels = arm_labels(store, run)
     rows = store.db.execute(
-        "SELECT m.body, s.body, v.body, p.body, f.n, f.prompt, f.completion, f.cut FROM ("
+        "SELECT f.model, s.body, v.body, f.params, f.n, f.prompt, f.completion, f.cut FROM ("
         " SELECT min(t.id) AS first, t.model, t.slice, t.variant, t.params, count(*) AS n,"
         " coalesce(sum(c.prompt_tokens), 0) AS prompt,"
         " coalesce(sum(c.completion_tokens), 0) AS completion,"
@@ -44,19 +45,17 @@ def token_use(store: Store, run: Run) -> list[TokenUse]:
         " FROM run_trials r JOIN trials t ON t.id = r.trial JOIN candidates c ON c.trial = t.id"
         " WHERE r.run = ? AND c.sample < ? AND c.status = ?"
         " GROUP BY t.model, t.slice, t.variant, t.params"
-        ") f JOIN specs m ON m.id = f.model JOIN specs s ON s.id = f.slice"
-        " JOIN specs v ON v.id = f.variant JOIN specs p ON p.id = f.params ORDER BY f.first",
+        ") f JOIN specs s ON s.id = f.slice JOIN specs v ON v.id = f.variant ORDER BY f.first",
         (run.key, run.num_samples, OK),
     )
     found = []
     for model, part, variant, params, *counts in rows:
-        sampling = json.loads(params)
         found.append(
             TokenUse(
-                json.loads(model)["model_id"],
+                labels[model],
                 json.loads(part)["slice_id"],
                 json.loads(variant)["prompt_variant_id"],
-                params_label(sampling["temperature"], sampling["max_tokens"]),
+                labels[params],
                 *counts,
             )
         )

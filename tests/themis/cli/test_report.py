@@ -1,6 +1,9 @@
 """`themis report`: each ending gives its format, and a wrong one is refused before any work."""
 
+import base64
+import gzip
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -143,3 +146,27 @@ def test_every_format_counts_planned_scored_failed_and_missing(
 
     for count in ("planned", "scored", "failed", "missing"):
         assert count in text
+
+
+def test_parameters_that_look_alike_keep_their_own_name_everywhere(
+    project: Path, themis: Themis
+) -> None:
+    text = (project / "benchmark.toml").read_text()
+    alike = "[[inference_grid.params]]\ntemperature = 0.0\nmax_tokens = 64\ntop_k = 5\n"
+    start = text.index("[[inference_grid.params]]")
+    (project / "benchmark.toml").write_text(
+        f"{text[:start]}{alike}{alike.replace('top_k = 5', 'top_k = 6')}"
+    )
+    assert themis("run", "benchmark.toml").exit_code == 0
+
+    themis("report", "my-eval", "--out", "report.json")
+    themis("report", "my-eval", "--out", "report.html")
+
+    document = json.loads((project / "report.json").read_text())
+    names = {row["params"] for row in document["aggregates"]}
+    assert names == {"t=0 max=64 #1", "t=0 max=64 #2"}
+    assert {row["params"] for row in document["tokens"]} == names
+    page = (project / "report.html").read_text()
+    (packed,) = re.findall(r'id="index">([^<]+)<', page)
+    index = json.loads(gzip.decompress(base64.b64decode(packed)))
+    assert set(index["params"]) == names
