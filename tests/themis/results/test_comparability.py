@@ -14,6 +14,7 @@ from themis.orchestration.run import dispatch_here, run_benchmark
 from themis.results.comparability import Difference, compare_provenance
 from themis.results.provenance_facts import facts
 from themis.storage import Store, open_store
+from themis.storage.origins import origins
 from themis.storage.plans import Run
 
 Make = Callable[..., Session]
@@ -164,6 +165,7 @@ def test_a_run_that_reuses_answers_has_the_provenance_of_those_answers(session: 
 
     found = compare_provenance(again.store, first, second)
 
+    assert [origin.candidates for origin in origins(again.store, second)] == [12, 12]
     (difference,) = (entry for entry in found.differences if entry.field == "dtype")
     assert (difference.left, difference.right) == ("bfloat16", "bfloat16 (50%), float16 (50%)")
     assert found.verdict == "not comparable"

@@ -13,6 +13,7 @@ from themis.records.score_table import ScoreStatus, ScoreTable
 from themis.results.comparability import Comparability, Difference, verdict_of
 from themis.results.gate import GateReport, judge
 from themis.results.gate_policy import GatePolicy, load_policy
+from themis.results.two_runs import compare_runs
 
 Build = Callable[..., ScoreTable]
 
@@ -96,6 +97,26 @@ def test_the_interval_and_the_verdict_never_disagree(table: Build) -> None:
             else "inconclusive"
         )  # fmt: skip
         assert finding.verdict == expected
+
+
+@pytest.mark.parametrize("binary", [True, False])
+def test_the_interval_at_the_level_of_the_p_value_ends_at_the_limit(
+    table: Build, *, binary: bool
+) -> None:
+    base, new = (np.array(side) for side in shifted(100, 0.6, -2))
+    if not binary:
+        new = new + np.linspace(0, 0.2, 100)
+    (finding,) = judge(
+        policy({"check": "non_inferior", "margin": 0.05}),
+        scores(table, base),
+        scores(table, new),
+        SAME,
+    ).findings
+    assert finding.p_pass is not None
+
+    (row,) = compare_runs(scores(table, base), scores(table, new), ci_level=1 - 2 * finding.p_pass)
+
+    assert row.ci_lower == pytest.approx(-0.05)
 
 
 @pytest.mark.parametrize("binary", [True, False])

@@ -244,16 +244,18 @@ def test_a_metric_without_a_number_costs_its_score_and_nothing_else(
     session: Make, body: Callable[..., dict[str, Any]]
 ) -> None:
     registry = PluginRegistry.with_builtins()
-    registry.register_metric("vague", Vague, version="1")
+    for name in ("vague", "vaguer"):
+        registry.register_metric(name, Vague, version="1")
     slices: list[dict[str, Any]] = body()["slices"]
-    slices[0]["scores"][0]["metrics"] = ["numeric_match", "vague"]
+    slices[0]["scores"][0]["metrics"] = ["numeric_match", "vague", "vaguer"]
 
     result = run_here(dataclasses.replace(session(slices=slices), registry=registry))
 
     rows = {row["metric_id"]: row for row in result.aggregate()}
     assert (rows["numeric_match"]["n_scored"], rows["vague"]["n_scored"]) == (12, 0)
     assert (rows["vague"]["n_failed"], rows["vague"]["mean"]) == (12, None)
-    assert {row["message"] for row in result.iter_failures()} == {"the metric returned nan"}
+    failures = [(row["metric_id"], row["message"]) for row in result.iter_failures()]
+    assert failures == 12 * [(name, "the metric returned nan") for name in ("vague", "vaguer")]
 
 
 class Vague:
