@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
 from themis.providers import (
@@ -108,6 +109,40 @@ def test_a_bad_constraint_is_refused_and_the_rest_go_on(
     assert caught.value.failure.kind == "model"
 
     assert complete(vllm_engine, [ask(1, "What is the capital of France?")])[1].error is None
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"tensor_parallel_size": 0}, "tensor_parallel_size"),
+        ({"pipeline_parallel_size": "two"}, "pipeline_parallel_size"),
+        ({"gpu_memory_utilization": 1.5}, "gpu_memory_utilization"),
+        ({"data_parallel_size": 2}, "data_parallel_size"),
+        ({"max_num_seqs": -1}, "max_num_seqs"),
+    ],
+    ids=str,
+)
+def test_an_option_that_cannot_be_is_refused_by_name(
+    options: dict[str, Any], words: str, tiny_chat: Path
+) -> None:
+    pytest.importorskip("vllm")
+
+    with pytest.raises(EngineInitError, match=words):
+        create_engine(EngineSettings("vllm", "tiny", model_path=tiny_chat, options=options))
+
+
+def test_more_gpus_than_there_are_cannot_be_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    torch = pytest.importorskip("torch")
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 4)
+    options = vllm_module.VllmOptions(tensor_parallel_size=2, pipeline_parallel_size=2)
+
+    vllm_module._check_devices(options)
+    with pytest.raises(EngineInitError, match="needs 8 GPUs; this process sees 4"):
+        vllm_module._check_devices(msgspec.structs.replace(options, tensor_parallel_size=4))
+
+
+def test_prefixes_are_cached_unless_an_option_says_otherwise(vllm_engine: Engine) -> None:
+    assert vllm_engine.describe()["cache"]["prefix_caching"] is True
 
 
 def test_a_shared_beginning_is_served_from_the_cache(

@@ -41,7 +41,7 @@ class ChatRenderer:
     Attributes:
         tokenizer: The transformers tokenizer.
         context: Tokens that prompt and answer may have together; None is no bound.
-        vocabulary: How many token ids the model knows; None skips that check.
+        separate: Whether an encoder reads the prompt, which then takes no room from the answer.
     """
 
     def __init__(self, model_path: Path, extras: Mapping[str, Any]) -> None:
@@ -56,6 +56,7 @@ class ChatRenderer:
                 f"The tokenizer of {model_path} does not load: {type(error).__name__}: {error}"
             ) from error
         self.context: int | None = None
+        self.separate = False
         self._kwargs = dict(extras.get("chat_template_kwargs", {}))
         style = extras.get("prompt_format", "chat" if self.tokenizer.chat_template else "plain")
         if style not in ("chat", "plain"):
@@ -82,12 +83,12 @@ class ChatRenderer:
             raise rejected("the prompt is empty")
         room = max_tokens
         if self.context is not None:
-            room = min(max_tokens, self.context - len(ids))
-            if room < 1:
+            if len(ids) >= self.context:
                 raise rejected(
                     f"the prompt has {len(ids)} tokens and leaves no room for an answer in a "
                     f"context of {self.context}"
                 )
+            room = min(max_tokens, self.context - (0 if self.separate else len(ids)))
         return Prompt(ids, sha256_hex(canonical_json(ids)), room, room < max_tokens)
 
     def text(self, ids: Sequence[int]) -> str:

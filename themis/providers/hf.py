@@ -1,4 +1,4 @@
-"""The transformers engine: any causal language model, in batches that do not leak.
+"""The transformers engine: any language model that writes, in batches that do not leak.
 
 Requests queue until `poll` takes the longest ones that fit a budget of tokens, left-pads them
 and runs `generate`. Longest first means that running out of memory shows at once; then the
@@ -15,12 +15,18 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-import msgspec
-
 from themis.errors import ErrorCode
 from themis.providers.chat import ChatRenderer, Prompt
 from themis.providers.hf_decoding import KNOWN_EXTRAS, Row, RowScores, RowStops
-from themis.providers.hf_likelihood import Asked, LikelihoodQueue, score_rows
+from themis.providers.hf_likelihood import Asked, LikelihoodQueue, padded, score_rows
+from themis.providers.hf_loading import (
+    HfOptions,
+    context_of,
+    device_of,
+    end_tokens,
+    fresh_generation_config,
+    load_model,
+)
 from themis.providers.likelihood import tokenised
 from themis.providers.models import check_model_directory
 from themis.providers.options import read_options
@@ -53,27 +59,6 @@ LOGPROB_DIGITS = 4
 """Digits of logprobs that are kept; the last ones depend on the batch."""
 
 
-class HfOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """How to run a model with transformers here.
-
-    Attributes:
-        dtype: A torch type's name; `auto` is float32 on a CPU and the checkpoint's on a GPU.
-        device: `cpu`, `cuda`, `cuda:1`, or `auto` to spread a model over all GPUs; by default
-            the first GPU if there is one.
-        max_model_len: Tokens for prompt and answer together; by default the model's own.
-        batch_tokens: The most tokens in a batch, padding and answers included.
-        batch_rows: The most requests in a batch.
-        attn_implementation: Passed on to transformers.
-    """
-
-    dtype: str = "auto"
-    device: str | None = None
-    max_model_len: int | None = None
-    batch_tokens: int | None = None
-    batch_rows: int | None = None
-    attn_implementation: str | None = None
-
-
 @dataclass(frozen=True, slots=True)
 class _Waiting:
     request: Request
@@ -91,7 +76,6 @@ class HfEngine:
 
     def __init__(self, settings: EngineSettings) -> None:
         enforce_offline()
-        import torch
         import transformers
 
         transformers.logging.set_verbosity_error()
@@ -111,15 +95,14 @@ class HfEngine:
                 details={"problems": list(self._directory.problems)},
             )
         self._renderer = ChatRenderer(settings.model_path, settings.extras)
-        self._device = self._options.device or ("cuda" if torch.cuda.is_available() else "cpu")
-        self._model = self._load()
-        self._renderer.context = _context(self._model.config, self._options.max_model_len)
-        self._ends = _end_tokens(self._model, self._renderer.tokenizer)
+        self._model = load_model(settings.model_path, self._options)
+        self._renderer.context = context_of(self._model.config, self._options.max_model_len)
+        self._renderer.separate = self._seq2seq = bool(self._model.config.is_encoder_decoder)
+        self._ends = end_tokens(self._model, self._renderer.tokenizer)
         pad = self._renderer.tokenizer.pad_token_id
         self._pad = pad if pad is not None else min(self._ends, default=0)
-        # A fresh configuration: the model's own would bring temperature, penalties and more.
-        self._model.generation_config = transformers.GenerationConfig(pad_token_id=self._pad)
-        on_gpu = not self._device.startswith("cpu")
+        self._model.generation_config = fresh_generation_config(self._model, self._pad)
+        on_gpu = self._model.device.type != "cpu"
         self._rows = self._options.batch_rows or (GPU_BATCH_ROWS if on_gpu else CPU_BATCH_ROWS)
         self._tokens = self._options.batch_tokens or (
             _gpu_batch_tokens(self._model) if on_gpu else CPU_BATCH_TOKENS
@@ -163,7 +146,8 @@ class HfEngine:
             },
             "chat": self._renderer.describe(),
             "dtype": str(self._model.dtype).removeprefix("torch."),
-            "device": self._device,
+            "device": device_of(self._options),
+            "quantization": _quantization(self._model.config),
             "gpus": gpus(),
             "max_model_len": self._renderer.context,
             "batch": {"rows": self._rows, "tokens": self._tokens},
@@ -204,36 +188,6 @@ class HfEngine:
         self.cancel()
         self._model = None
         self._free_memory()
-
-    def _load(self) -> Any:
-        import torch
-        import transformers
-
-        dtype = self._options.dtype
-        if dtype == "auto" and self._device.startswith("cpu"):
-            dtype = "float32"
-        if dtype != "auto" and not isinstance(getattr(torch, dtype, None), torch.dtype):
-            raise EngineInitError(f"dtype {dtype!r} is no torch type.")
-        keywords: dict[str, Any] = {"dtype": dtype if dtype == "auto" else getattr(torch, dtype)}
-        if self._options.attn_implementation is not None:
-            keywords["attn_implementation"] = self._options.attn_implementation
-        if self._device == "auto":
-            keywords["device_map"] = "auto"
-        try:
-            model = transformers.AutoModelForCausalLM.from_pretrained(
-                self._settings.model_path,
-                use_safetensors=True,
-                local_files_only=True,
-                trust_remote_code=False,
-                **keywords,
-            )
-            if self._device != "auto":
-                model.to(self._device)
-        except Exception as error:
-            raise EngineInitError(
-                f"{self._settings.model_path} does not load: {type(error).__name__}: {error}"
-            ) from error
-        return model.eval()
 
     def _next_batch(self) -> list[_Waiting]:
         """Take the longest waiting requests of the fullest bucket that fit the budget."""
@@ -296,24 +250,25 @@ class HfEngine:
 
         params = batch[0].request.params
         prompts = [entry.prompt.ids for entry in batch]
-        width = max(map(len, prompts))
-        device = self._model.device
-        padded = [[self._pad] * (width - len(ids)) + ids for ids in prompts]
-        mask = [[0] * (width - len(ids)) + [1] * len(ids) for ids in prompts]
+        # A decoder goes on where the prompt ends; an encoder's positions count from its start.
+        ids, mask = padded(prompts, self._pad, self._model.device, left=not self._seq2seq)
+        begun = 1 if self._seq2seq else ids.shape[1]
+        start = self._model.generation_config.decoder_start_token_id
+        before = [[start]] * len(prompts) if self._seq2seq else prompts
         rows = [Row(entry.request.seed, entry.prompt.room) for entry in batch]
         ends = set() if params.extras.get("ignore_eos") else set(self._ends)
         ends.update(params.extras.get("stop_token_ids", ()))
         stops = RowStops(rows, params, ends, self._renderer.text)
         with torch.inference_mode():
             sequences = self._model.generate(
-                input_ids=torch.tensor(padded, device=device),
-                attention_mask=torch.tensor(mask, device=device),
+                input_ids=ids,
+                attention_mask=mask,
                 do_sample=False,
                 max_new_tokens=max(row.limit for row in rows),
-                logits_processor=[RowScores(rows, prompts, params, ends)],
+                logits_processor=[RowScores(rows, before, params, ends)],
                 stopping_criteria=[stops],
             )
-        stops.finish(sequences[:, width:])
+        stops.finish(sequences[:, begun:])
         return rows
 
     def _completion(self, entry: _Waiting, row: Row) -> Completion:
@@ -373,21 +328,13 @@ class HfEngine:
             torch.cuda.empty_cache()
 
 
-def _context(config: Any, limit: int | None) -> int | None:
-    text = config.get_text_config()
-    own = getattr(text, "max_position_embeddings", None) or getattr(text, "n_positions", None)
-    if limit is not None and own is not None and limit > own:
-        raise EngineInitError(f"max_model_len {limit} is more than the model's {own}.")
-    return limit or own
-
-
-def _end_tokens(model: Any, tokenizer: Any) -> frozenset[int]:
-    """Return the tokens that end an answer: the generation config's and the tokenizer's."""
-    ends: set[int] = set()
-    for found in (model.generation_config.eos_token_id, tokenizer.eos_token_id):
-        if found is not None:
-            ends.update(found if isinstance(found, list) else [found])
-    return frozenset(ends)
+def _quantization(config: Any) -> dict[str, Any] | None:
+    """Return how the weights are quantised, by the checkpoint or on loading."""
+    found: Any = getattr(config, "quantization_config", None)
+    if found is None or isinstance(found, dict):
+        return found
+    settings: dict[str, Any] = found.to_dict()
+    return settings
 
 
 def _gpu_batch_tokens(model: Any) -> int:

@@ -136,11 +136,14 @@ def score_rows(model: Any, batch: Sequence[Row], pad: int) -> list[list[LogLikel
     import torch
 
     with torch.inference_mode():
-        logits = _logits(model, batch, pad)
+        seq2seq = model.config.is_encoder_decoder
+        logits = (_decoder_logits if seq2seq else _logits)(model, batch, pad)
         sums, greedy = [], []
         for row, positions in zip(batch, logits, strict=True):
             for number in row.numbers:
-                tokens = torch.tensor(row.asked.continuations[number].tokens, device=logits.device)
+                tokens = torch.tensor(
+                    row.asked.continuations[number].tokens, device=positions.device
+                )
                 values = positions[-len(tokens) :].float()
                 chosen = values.gather(1, tokens[:, None]).squeeze(1)
                 sums.append((chosen - values.logsumexp(-1)).double().sum())
@@ -158,22 +161,49 @@ def score_rows(model: Any, batch: Sequence[Row], pad: int) -> list[list[LogLikel
     ]
 
 
-def _logits(model: Any, batch: Sequence[Row], pad: int) -> Any:
-    """Return the logits of the last positions of each row: rows x positions x vocabulary."""
+def padded(rows: Sequence[Sequence[int]], pad: int, device: Any, *, left: bool) -> tuple[Any, Any]:
+    """Return rows of token ids of one length, and their attention mask, as tensors."""
     import torch
 
-    width = max(len(row.ids) for row in batch)
+    width = max(map(len, rows))
+    ids, mask = [], []
+    for row in rows:
+        rest = width - len(row)
+        if left:
+            ids.append([pad] * rest + list(row))
+            mask.append([0] * rest + [1] * len(row))
+        else:
+            ids.append(list(row) + [pad] * rest)
+            mask.append([1] * len(row) + [0] * rest)
+    return torch.tensor(ids, device=device), torch.tensor(mask, device=device)
+
+
+def _logits(model: Any, batch: Sequence[Row], pad: int) -> list[Any]:
+    """Return the logits of each row's last positions: positions x vocabulary."""
     positions = max(row.scored for row in batch)
-    device = model.device
-    ids = [[pad] * (width - len(row.ids)) + list(row.ids) for row in batch]
-    mask = torch.tensor(
-        [[0] * (width - len(row.ids)) + [1] * len(row.ids) for row in batch], device=device
-    )
+    ids, mask = padded([row.ids for row in batch], pad, model.device, left=True)
     known = inspect.signature(model.forward).parameters
     arguments: dict[str, Any] = {"attention_mask": mask, "use_cache": False}
     if "position_ids" in known:
         arguments["position_ids"] = (mask.cumsum(-1) - 1).clamp(min=0)
     if "logits_to_keep" in known:
         arguments["logits_to_keep"] = positions
-    logits = model(input_ids=torch.tensor(ids, device=device), **arguments).logits
-    return logits[:, -positions:]
+    return list(model(input_ids=ids, **arguments).logits[:, -positions:])
+
+
+def _decoder_logits(model: Any, batch: Sequence[Row], pad: int) -> list[Any]:
+    """Return the logits of a decoder that was given each row's continuation."""
+    firsts = [row.asked.continuations[row.numbers[0]] for row in batch]
+    start = model.generation_config.decoder_start_token_id
+    answers = [[start, *each.tokens[:-1]] for each in firsts]
+    # Positions count from the beginning in both parts, so both are padded at the end.
+    ids, mask = padded([each.context for each in firsts], pad, model.device, left=False)
+    decoder_ids, decoder_mask = padded(answers, pad, model.device, left=False)
+    logits = model(
+        input_ids=ids,
+        attention_mask=mask,
+        decoder_input_ids=decoder_ids,
+        decoder_attention_mask=decoder_mask,
+        use_cache=False,
+    ).logits
+    return [found[: len(answer)] for found, answer in zip(logits, answers, strict=True)]

@@ -11,6 +11,8 @@ A prompt of which nothing is left, or whose messages are all empty, is the token
 beginning-of-text token (its end-of-text token where it has no other): this is how the
 likelihood of a whole text is asked for. No chat template is applied to empty messages.
 
+Where an encoder reads the prompt, prompt and continuation are tokenised apart.
+
 The boundary rule is that of lm-evaluation-harness but for white space at the end of a prompt
 that is a token of its own, such as the newline before an assistant's turn: there it would score
 that white space too, and here only the continuation is.
@@ -63,16 +65,16 @@ def tokenised(
     alone = renderer.tokens(prompt, special=special)
     found = []
     for number, text in enumerate(texts, start=1):
-        joint = renderer.tokens(prompt + text, special=special)
-        shared = _shared(alone, joint)
-        continuation = Continuation(text, joint[:shared] or [_first(renderer)], joint[shared:])
+        continuation = _cut(renderer, alone, prompt, text, special=special)
         if not continuation.tokens:
             raise rejected(f"continuation {number} has no token of its own")
+        parts = len(continuation.context), len(continuation.tokens)
+        used = max(parts) if renderer.separate else sum(parts)
         # As for an answer, there must be room for one more token.
-        if renderer.context is not None and continuation.length >= renderer.context:
+        if renderer.context is not None and used >= renderer.context:
             raise rejected(
-                f"the prompt and continuation {number} have {continuation.length} tokens, too "
-                f"many for a context of {renderer.context}"
+                f"the prompt and continuation {number} have {used} tokens, too many for a "
+                f"context of {renderer.context}"
             )
         found.append(continuation)
     return found
@@ -81,6 +83,18 @@ def tokenised(
 def digest_of(continuations: Sequence[Continuation]) -> str:
     """Return SHA-256 over the canonical JSON list of `[context, tokens]` pairs."""
     return sha256_hex(canonical_json([[each.context, each.tokens] for each in continuations]))
+
+
+def _cut(
+    renderer: ChatRenderer, alone: list[int], prompt: str, text: str, *, special: bool
+) -> Continuation:
+    if renderer.separate:
+        context, tokens = alone, renderer.tokens(text, special=False)
+    else:
+        joint = renderer.tokens(prompt + text, special=special)
+        shared = _shared(alone, joint)
+        context, tokens = joint[:shared], joint[shared:]
+    return Continuation(text, context or [_first(renderer)], tokens)
 
 
 def _shared(left: Sequence[int], right: Sequence[int]) -> int:

@@ -18,7 +18,7 @@ import threading
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any
 
 import msgspec
 
@@ -77,6 +77,10 @@ _LIBRARIES = (
 )  # fmt: skip
 
 
+Positive = Annotated[int, msgspec.Meta(ge=1)]
+Share = Annotated[float, msgspec.Meta(gt=0, le=1)]
+
+
 class VllmOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """How to run a model with vLLM here; what is None is left to vLLM.
 
@@ -90,7 +94,8 @@ class VllmOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         tensor_parallel_size: Over how many GPUs a layer is split.
         pipeline_parallel_size: Over how many GPUs the layers are spread.
         enforce_eager: Leave out compilation and CUDA graphs; True on a CPU.
-        enable_prefix_caching: Reuse the cache of shared prompt beginnings.
+        enable_prefix_caching: Reuse the cache of shared prompt beginnings; vLLM does so unless a
+            model cannot.
         quantization: A quantisation method's name.
         kv_cache_dtype: The cache's type.
         load_format: How weights are read.
@@ -101,13 +106,13 @@ class VllmOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """
 
     dtype: str = "auto"
-    max_model_len: int | None = None
-    max_num_seqs: int | None = None
-    max_num_batched_tokens: int | None = None
-    gpu_memory_utilization: float | None = None
-    kv_cache_memory_bytes: int | None = None
-    tensor_parallel_size: int | None = None
-    pipeline_parallel_size: int | None = None
+    max_model_len: Positive | None = None
+    max_num_seqs: Positive | None = None
+    max_num_batched_tokens: Positive | None = None
+    gpu_memory_utilization: Share | None = None
+    kv_cache_memory_bytes: Positive | None = None
+    tensor_parallel_size: Positive | None = None
+    pipeline_parallel_size: Positive | None = None
     enforce_eager: bool | None = None
     enable_prefix_caching: bool | None = None
     quantization: str | None = None
@@ -115,7 +120,7 @@ class VllmOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     load_format: str = "safetensors"
     seed: int = 0
     multiprocess: bool | None = None
-    threads: int | None = None
+    threads: Positive | None = None
     stall_seconds: float = 1800.0
 
 
@@ -143,6 +148,8 @@ class VllmEngine:
             )
         folder = settings.adapter_path
         self._adapter = None if folder is None else check_adapter(folder)
+        if not on_cpu:
+            _check_devices(self._options)
         _prepare_environment(self._options, on_cpu=on_cpu)
         self._arguments = _arguments(self._options, self._adapter, on_cpu=on_cpu)
         self._renderer = ChatRenderer(settings.model_path, settings.extras)
@@ -374,6 +381,19 @@ def _check_version() -> tuple[str, bool]:
             )
         return package, "cpu" in package or "cpu" in version
     raise EngineInitError("vllm can be imported, but its version cannot be read.")
+
+
+def _check_devices(options: VllmOptions) -> None:
+    """Refuse a model that is to be split over more GPUs than there are."""
+    import torch
+
+    needed = (options.tensor_parallel_size or 1) * (options.pipeline_parallel_size or 1)
+    here = torch.cuda.device_count()
+    if needed > here:
+        raise EngineInitError(
+            f"tensor_parallel_size x pipeline_parallel_size needs {needed} GPUs; "
+            f"this process sees {here}."
+        )
 
 
 def _prepare_environment(options: VllmOptions, *, on_cpu: bool) -> None:
