@@ -15,11 +15,12 @@ import hashlib
 import json
 import math
 import os
+import re
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from themis.errors import EnvironmentNotReadyError, ErrorCode, missing_extra
 from themis_bundles import canonical_json, sha256_hex
@@ -28,8 +29,10 @@ PICKLED = frozenset({".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle"})
 """Suffixes of checkpoints that execute code when they are read."""
 
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt")
+WEIGHT_INDEX = "model.safetensors.index.json"
 PROBE = "The quick brown fox: 2 + 2 = 4."
 
+_PART = re.compile(r"model-(\d+)-of-(\d+)\.safetensors")
 _HEADER_LIMIT = 100 << 20  # the safetensors format's own limit
 _READ_SIZE = 4 << 20
 _BITS = {
@@ -92,8 +95,9 @@ def resolve_model(model_id: str, *, model_paths: Mapping[str, str]) -> Path:
 def check_model_directory(path: Path) -> ModelDirectory:
     """Check that a directory holds a whole model, and digest its files.
 
-    Checked are config.json, the tokenizer (it must give back a probe text) and every
-    safetensors file: its tensors must cover the file exactly, and the index must name them.
+    Checked are config.json, the tokenizer (it must give back a probe text, have no more words
+    than the model has rows, and know the tokens that end answers) and every safetensors file:
+    its tensors must cover the file exactly, and the index must name them.
     Digests are kept by size and modification time under `$THEMIS_CACHE` (by default
     `~/.cache/themis`), so that a second check reads only headers.
 
@@ -123,17 +127,27 @@ def _weight_problems(path: Path) -> Iterator[str]:
             yield f"{file.name}: {found}"
         else:
             tensors[file.name] = found
-    index = path / "model.safetensors.index.json"
+    index = path / WEIGHT_INDEX
     if index.is_file():
         yield from _index_problems(index, tensors)
-    elif len(list(path.glob("model-*-of-*.safetensors"))) > 1:
-        yield "the weights have several files and no model.safetensors.index.json"
+    else:
+        yield from _part_problems(file.name for file in path.glob("*.safetensors"))
     if not list(path.glob("*.safetensors")):
         pickled = sorted(file.name for file in path.iterdir() if file.suffix in PICKLED)
         if pickled:
             yield f"the weights are pickled ({', '.join(pickled)}); convert them to safetensors"
         else:
             yield "there is no safetensors file"
+
+
+def _part_problems(files: Iterable[str]) -> Iterator[str]:
+    """Judge weights without an index by their names alone: `model-00001-of-00002.safetensors`."""
+    parts = [found for file in files if (found := _PART.fullmatch(file))]
+    wanted = max((int(part[2]) for part in parts), default=0)
+    if len(parts) < wanted:
+        yield f"there are {len(parts)} of {wanted} weight files, and no {WEIGHT_INDEX}"
+    elif wanted > 1:
+        yield f"the weights have several files and no {WEIGHT_INDEX}"
 
 
 def _index_problems(index: Path, tensors: Mapping[str, set[str]]) -> Iterator[str]:
@@ -198,18 +212,46 @@ def _tokenizer_problems(path: Path) -> Iterator[str]:
         yield f"there is no tokenizer ({', '.join(TOKENIZER_FILES)})"
         return
     try:
-        ids, text = _probe(path)
+        found = _probe(path)
     except EnvironmentNotReadyError:
         raise
     except Exception as error:  # noqa: BLE001 - tokenizers raise bare Exceptions
         yield f"the tokenizer does not load ({type(error).__name__}: {error})"
         return
     # Uncased tokenizers and such as add spaces are whole too, so only the characters count.
-    if not ids or "".join(PROBE.lower().split()) not in "".join(text.lower().split()):
-        yield f"the tokenizer turns {PROBE!r} into {text!r}"
+    if not found.ids or "".join(PROBE.lower().split()) not in "".join(found.text.lower().split()):
+        yield f"the tokenizer turns {PROBE!r} into {found.text!r}"
+    yield from _stranger_problems(path, found)
 
 
-def _probe(path: Path) -> tuple[list[int], str]:
+def _stranger_problems(path: Path, found: "_Probed") -> Iterator[str]:
+    """Say why a tokenizer that works by itself is another model's."""
+    config = _json_file(path / "config.json")
+    if not isinstance(config, dict):
+        return
+    text = config.get("text_config")
+    rows = config.get("vocab_size") or (text.get("vocab_size") if isinstance(text, dict) else None)
+    # Tokens that were added later are left out: many a good model has one beyond its rows.
+    if isinstance(rows, int) and found.words > rows:
+        yield f"the tokenizer has {found.words:,} words and the model {rows:,}: it is another's"
+    for name in ("config.json", "generation_config.json"):
+        body = _json_file(path / name)
+        ends = body.get("eos_token_id") if isinstance(body, dict) else None
+        for end in ends if isinstance(ends, list) else [ends]:
+            if isinstance(end, int) and end >= 0 and not found.knows(end):
+                yield f"{name} ends answers with token {end}, which the tokenizer does not have"
+
+
+class _Probed(NamedTuple):
+    """What a tokenizer made of the probe text, and what it knows."""
+
+    ids: list[int]
+    text: str
+    words: int
+    knows: Callable[[int], bool]
+
+
+def _probe(path: Path) -> _Probed:
     if (path / "tokenizer.json").is_file():
         try:
             from tokenizers import Tokenizer
@@ -217,14 +259,16 @@ def _probe(path: Path) -> tuple[list[int], str]:
             raise missing_extra("tokenizers", "hf") from None
         fast = Tokenizer.from_file(str(path / "tokenizer.json"))
         ids = fast.encode(PROBE).ids
-        return ids, fast.decode(ids)
+        words = fast.get_vocab_size(with_added_tokens=False)
+        return _Probed(ids, fast.decode(ids), words, lambda id_: fast.id_to_token(id_) is not None)
     try:
         from transformers import AutoTokenizer
     except ImportError:
         raise missing_extra("transformers", "hf") from None
     slow = AutoTokenizer.from_pretrained(path, local_files_only=True)
     ids = slow(PROBE)["input_ids"]
-    return ids, slow.decode(ids, skip_special_tokens=True)
+    text = slow.decode(ids, skip_special_tokens=True)
+    return _Probed(ids, text, slow.vocab_size, lambda id_: id_ < len(slow))
 
 
 def _digests(path: Path) -> dict[str, str]:

@@ -96,6 +96,20 @@ def no_weights(model: Path) -> None:
     (model / "model.safetensors").unlink()
 
 
+def one_part_of_two(model: Path) -> None:
+    (model / "model.safetensors").rename(model / "model-00001-of-00002.safetensors")
+
+
+def tokenizer_of_a_larger_model(model: Path) -> None:
+    config = json.loads((model / "config.json").read_bytes())
+    (model / "config.json").write_text(json.dumps({**config, "vocab_size": 100}))
+
+
+def tokenizer_of_a_smaller_model(model: Path) -> None:
+    ends = {"eos_token_id": [2, 151_645]}
+    (model / "generation_config.json").write_text(json.dumps(ends))
+
+
 @pytest.mark.parametrize(
     ("damage", "words"),
     [
@@ -112,6 +126,9 @@ def no_weights(model: Path) -> None:
         (broken_tokenizer, "tokenizer does not load"),
         (deaf_tokenizer, "the tokenizer turns"),
         (no_config, "config.json is missing"),
+        (one_part_of_two, "1 of 2 weight files"),
+        (tokenizer_of_a_larger_model, "words and the model 100"),
+        (tokenizer_of_a_smaller_model, "token 151645, which the tokenizer does not have"),
     ],
 )
 def test_a_damaged_directory_names_its_problem(
