@@ -60,7 +60,7 @@ def test_an_example_plans_and_its_scores_compile(
             Scorer.compile(
                 transform=parses[score.parse] if score.parse else None,
                 metrics=score.metrics,
-                registry=PluginRegistry.with_builtins(),
+                registry=PluginRegistry(),
             )
 
 
@@ -78,7 +78,7 @@ def test_a_python_example_runs(example: str, tmp_path: Path) -> None:
 
 
 def test_the_page_names_every_builtin() -> None:
-    registry = PluginRegistry.with_builtins()
+    registry = PluginRegistry()
 
     missing = [n for n in (*registry.extractors, *registry.metrics) if f"`{n}`" not in PAGE]
 

@@ -1,18 +1,27 @@
-"""The plugin registry: extractors and metrics by name, each with a declared version.
+"""The plugin registry: engines, extractors, metrics and dataset functions by name.
 
-A registry belongs to whoever makes it; nothing is registered by importing a module. The
-declared version of a plugin is part of the identity of every transform or evaluation that uses
-it, so raise it when the plugin's results change.
+A registry belongs to whoever makes it; nothing is registered by importing a module. Each
+`register_…` takes what makes the plugin, or stands above it:
 
-    >>> registry = PluginRegistry.with_builtins()
-    >>> registry.metric_versions(["exact_match"])
-    {'exact_match': '1.0.0'}
+    >>> from themis.evaluation import MetricResult
+    >>> registry = PluginRegistry()
+    >>> @registry.register_metric("shout", version="1.0")
+    ... class Shout:
+    ...     def score(self, *, text, answer, payload, reference_field):
+    ...         return MetricResult(float(text.isupper()))
+    >>> registry.metric_versions(["shout", "exact_match"])
+    {'shout': '1.0', 'exact_match': '1.0.0'}
+
+The declared version of an extractor or a metric is part of the identity of every transform or
+evaluation that uses it, so raise it when the plugin's results change. That of an engine is
+provenance.
 """
 
 import difflib
+import inspect
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
-from typing import Generic, Self, TypeVar
+from dataclasses import dataclass
+from typing import Any, Generic, TypeVar, cast, overload
 
 from themis.errors import ErrorCode, SpecValidationError
 from themis.evaluation import choice, extractors, metrics
@@ -22,11 +31,12 @@ from themis.evaluation.protocol import Extractor, Metric
 BUILTIN_VERSION = "1.0.0"
 """The declared version of every built-in extractor and metric."""
 
-Plugin = TypeVar("Plugin")
-ExtractorFactory = Callable[[], Extractor]
-MetricFactory = Callable[[], Metric]
+PLUGIN_API = "1.0"
+"""The version of the plugin protocols; a plugin made for another major version is refused."""
 
-_EXTRACTORS: Mapping[str, ExtractorFactory] = {
+Made = TypeVar("Made")
+
+_EXTRACTORS: Mapping[str, Callable[[], Extractor]] = {
     "boxed_text": extractors.BoxedText,
     "choice_letter": extractors.ChoiceLetter,
     "first_number": extractors.FirstNumber,
@@ -37,7 +47,7 @@ _EXTRACTORS: Mapping[str, ExtractorFactory] = {
     "normalized_text": extractors.NormalizedText,
     "regex": extractors.Regex,
 }
-_METRICS: Mapping[str, MetricFactory] = {
+_METRICS: Mapping[str, Callable[[], Metric]] = {
     "bits_per_byte": choice.BitsPerByte,
     "byte_perplexity": lambda: choice.Perplexity("bytes"),
     "choice_loglikelihood_acc": choice.ChoiceAccuracy,
@@ -57,35 +67,192 @@ _METRICS: Mapping[str, MetricFactory] = {
 
 
 @dataclass(frozen=True)
-class _Plugin(Generic[Plugin]):
-    factory: Callable[[], Plugin]
+class EngineCapabilities:
+    """What a registered engine declares it can do; checked when a benchmark is planned."""
+
+    supports_response_format: frozenset[str] = frozenset({"text"})
+    """The values of `response_format` that it holds answers to."""
+
+    supports_logprobs: bool = False
+    """Whether it reports log-probabilities of tokens."""
+
+    max_context_tokens: int | None = None
+    """Tokens that prompt and answer may have together; None is no bound."""
+
+
+@dataclass(frozen=True)
+class Registration(Generic[Made]):
+    """A plugin as it was registered."""
+
+    name: str
+    """The name that specs use."""
+
+    factory: Any
+    """A class or a function that makes it, or the plugin itself."""
+
     version: str
+    """Its declared version."""
+
+    plugin_api: str
+    """The version of the protocols that it was made for."""
+
+    order: int
+    """How many plugins of its kind were registered before it."""
+
+    capabilities: EngineCapabilities | None = None
+    """What an engine declares; None declares nothing, and its requests are checked one by one."""
 
 
-@dataclass
 class PluginRegistry:
-    """Extractors and metrics by name; registering a name again replaces it."""
+    """Plugins by name; registering a name again replaces it.
 
-    _extractors: dict[str, _Plugin[Extractor]] = field(default_factory=dict)
-    _metrics: dict[str, _Plugin[Metric]] = field(default_factory=dict)
+    Every new registry holds the built-in extractors and metrics; the built-in engines need no
+    registration.
+    """
 
-    @classmethod
-    def with_builtins(cls) -> Self:
-        """Return a new registry that holds the built-in extractors and metrics."""
-        registry = cls()
+    def __init__(self) -> None:
+        self._engines: dict[str, Registration[Any]] = {}
+        self._extractors: dict[str, Registration[Extractor]] = {}
+        self._metrics: dict[str, Registration[Metric]] = {}
+        self._functions: dict[str, Callable[..., Any]] = {}
         for name, extractor in _EXTRACTORS.items():
-            registry.register_extractor(name, extractor, version=BUILTIN_VERSION)
+            self.register_extractor(name, extractor, version=BUILTIN_VERSION)
         for name, metric in _METRICS.items():
-            registry.register_metric(name, metric, version=BUILTIN_VERSION)
-        return registry
+            self.register_metric(name, metric, version=BUILTIN_VERSION)
 
-    def register_extractor(self, name: str, factory: ExtractorFactory, *, version: str) -> None:
-        """Register an extractor; a class or a function without arguments makes it."""
-        self._extractors[name] = _Plugin(factory, version)
+    @overload
+    def register_inference_engine(
+        self,
+        name: str,
+        *,
+        version: str = ...,
+        capabilities: EngineCapabilities | None = ...,
+        plugin_api: str = ...,
+    ) -> Callable[[Made], Made]: ...
+    @overload
+    def register_inference_engine(
+        self,
+        name: str,
+        factory: Any,
+        *,
+        version: str = ...,
+        capabilities: EngineCapabilities | None = ...,
+        plugin_api: str = ...,
+    ) -> None: ...
+    def register_inference_engine(
+        self,
+        name: str,
+        factory: Any = None,
+        *,
+        version: str = "0.0.0",
+        capabilities: EngineCapabilities | None = None,
+        plugin_api: str = PLUGIN_API,
+    ) -> Any:
+        """Register an engine under the `provider` name that models give.
 
-    def register_metric(self, name: str, factory: MetricFactory, *, version: str) -> None:
-        """Register a metric; a class or a function without arguments makes it."""
-        self._metrics[name] = _Plugin(factory, version)
+        Args:
+            name: The provider; one of the built-in names replaces that engine.
+            factory: A class or function that takes `EngineSettings` and returns an engine
+                (`themis.providers.protocol.Engine`), or an object with `infer(request)`; or a
+                plain function of a request. Without it, a decorator is returned.
+            version: The engine's version, for provenance.
+            capabilities: What it can do; a benchmark that asks for more is refused unplanned.
+            plugin_api: The version of the protocols that it was made for.
+
+        Raises:
+            SpecValidationError: The name or a version is empty, or the protocols differ.
+        """
+        return _registered(
+            "inference engine", self._engines, name, factory, version, plugin_api, capabilities
+        )
+
+    @overload
+    def register_extractor(
+        self, name: str, *, version: str = ..., plugin_api: str = ...
+    ) -> Callable[[Made], Made]: ...
+    @overload
+    def register_extractor(
+        self, name: str, factory: Any, *, version: str = ..., plugin_api: str = ...
+    ) -> None: ...
+    def register_extractor(
+        self,
+        name: str,
+        factory: Any = None,
+        *,
+        version: str = "0.0.0",
+        plugin_api: str = PLUGIN_API,
+    ) -> Any:
+        """Register an extractor.
+
+        Args:
+            name: The name that parses use.
+            factory: A class or a function without arguments that makes it, or an object with
+                `extract`. Without it, a decorator is returned.
+            version: Its declared version, a part of identity.
+            plugin_api: The version of the protocols that it was made for.
+
+        Raises:
+            SpecValidationError: The name or a version is empty, or the protocols differ.
+        """
+        return _registered("extractor", self._extractors, name, factory, version, plugin_api)
+
+    @overload
+    def register_metric(
+        self, name: str, *, version: str = ..., plugin_api: str = ...
+    ) -> Callable[[Made], Made]: ...
+    @overload
+    def register_metric(
+        self, name: str, factory: Any, *, version: str = ..., plugin_api: str = ...
+    ) -> None: ...
+    def register_metric(
+        self,
+        name: str,
+        factory: Any = None,
+        *,
+        version: str = "0.0.0",
+        plugin_api: str = PLUGIN_API,
+    ) -> Any:
+        """Register a metric.
+
+        Args:
+            name: The name that scores use.
+            factory: A class or a function without arguments that makes it, or an object with
+                `score`. Without it, a decorator is returned.
+            version: Its declared version, a part of identity.
+            plugin_api: The version of the protocols that it was made for.
+
+        Raises:
+            SpecValidationError: The name or a version is empty, or the protocols differ.
+        """
+        return _registered("metric", self._metrics, name, factory, version, plugin_api)
+
+    @overload
+    def register_function(self, name: str) -> Callable[[Made], Made]: ...
+    @overload
+    def register_function(self, name: str, function: Callable[..., Any]) -> None: ...
+    def register_function(self, name: str, function: Any = None) -> Any:
+        """Register the function of a `python` dataset transform: (row, settings) to a value.
+
+        What it writes becomes part of the items, and so of identity; it has no version.
+
+        Args:
+            name: What a transform's `config.function` says.
+            function: The function. Without it, a decorator is returned.
+        """
+        if function is None:
+
+            def decorate(decorated: Made) -> Made:
+                self._functions[name] = cast("Callable[..., Any]", decorated)
+                return decorated
+
+            return decorate
+        self._functions[name] = function
+        return None
+
+    @property
+    def inference_engines(self) -> tuple[str, ...]:
+        """The names of the registered engines, sorted."""
+        return tuple(sorted(self._engines))
 
     @property
     def extractors(self) -> tuple[str, ...]:
@@ -97,22 +264,63 @@ class PluginRegistry:
         """The names of the metrics, sorted."""
         return tuple(sorted(self._metrics))
 
-    def extractor(self, name: str) -> Extractor:
+    @property
+    def functions(self) -> Mapping[str, Callable[..., Any]]:
+        """The functions of `python` dataset transforms, by name."""
+        return dict(self._functions)
+
+    def has_inference_engine(self, name: str) -> bool:
+        """Tell whether an engine was registered under this name."""
+        return name in self._engines
+
+    def has_extractor(self, name: str) -> bool:
+        """Tell whether there is an extractor of this name."""
+        return name in self._extractors
+
+    def has_metric(self, name: str) -> bool:
+        """Tell whether there is a metric of this name."""
+        return name in self._metrics
+
+    def get_inference_engine_registration(self, name: str) -> Registration[Any]:
+        """Return what was registered under a name.
+
+        Raises:
+            SpecValidationError: No engine was; names near it are suggested.
+        """
+        return _found("inference engine", name, self._engines)
+
+    def get_extractor_registration(self, name: str) -> Registration[Extractor]:
+        """Return what was registered under a name.
+
+        Raises:
+            SpecValidationError: No extractor was; names near it are suggested.
+        """
+        return _found("extractor", name, self._extractors)
+
+    def get_metric_registration(self, name: str) -> Registration[Metric]:
+        """Return what was registered under a name.
+
+        Raises:
+            SpecValidationError: No metric was; names near it are suggested.
+        """
+        return _found("metric", name, self._metrics)
+
+    def get_extractor(self, name: str) -> Extractor:
         """Make the extractor of that name.
 
         Raises:
-            SpecValidationError: There is none; names near it are suggested.
+            SpecValidationError: There is none, or it has no method `extract`.
         """
-        return _found("extractor", name, self._extractors).factory()
+        return _made("extractor", _found("extractor", name, self._extractors), "extract")
 
-    def metric(self, name: str) -> Metric:
+    def get_metric(self, name: str) -> Metric:
         """Make the metric of that name.
 
         Raises:
-            SpecValidationError: There is none; names near it are suggested.
+            SpecValidationError: There is none, or it has no method `score`.
             EnvironmentNotReadyError: The metric needs a library that is not installed.
         """
-        return _found("metric", name, self._metrics).factory()
+        return _made("metric", _found("metric", name, self._metrics), "score")
 
     def extractor_versions(self, names: Iterable[str]) -> dict[str, str]:
         """Return the declared version of each extractor.
@@ -131,7 +339,56 @@ class PluginRegistry:
         return {name: _found("metric", name, self._metrics).version for name in names}
 
 
-def _found(kind: str, name: str, plugins: Mapping[str, _Plugin[Plugin]]) -> _Plugin[Plugin]:
+def _registered(
+    kind: str,
+    plugins: dict[str, Registration[Any]],
+    name: str,
+    factory: Any,
+    version: str,
+    plugin_api: str,
+    capabilities: EngineCapabilities | None = None,
+) -> Any:
+    """Register a plugin, or return the decorator that does."""
+    if not name or not version:
+        raise SpecValidationError(
+            f"A {kind} needs a name and a version; they are {name!r} and {version!r}",
+            code=ErrorCode.PLUGIN_INCOMPATIBLE,
+        )
+    if plugin_api.partition(".")[0] != PLUGIN_API.partition(".")[0]:
+        raise SpecValidationError(
+            f"The {kind} {name!r} was made for version {plugin_api!r} of the plugin protocols, "
+            f"and this Themis has {PLUGIN_API}",
+            code=ErrorCode.PLUGIN_INCOMPATIBLE,
+            details={"kind": kind, "name": name, "plugin_api": plugin_api},
+        )
+
+    def register(made_by: Made) -> Made:
+        former = plugins.get(name)
+        order = len(plugins) if former is None else former.order
+        plugins[name] = Registration(name, made_by, version, plugin_api, order, capabilities)
+        return made_by
+
+    if factory is None:
+        return register
+    register(factory)
+    return None
+
+
+def _made(kind: str, plugin: Registration[Made], method: str) -> Made:
+    """Make a plugin: a class is called; an object with the method is it; a function makes it."""
+    factory = plugin.factory
+    ready = not inspect.isclass(factory) and (hasattr(factory, method) or not callable(factory))
+    made = factory if ready else factory()
+    if not callable(getattr(made, method, None)):
+        raise SpecValidationError(
+            f"The {kind} {plugin.name!r} is {type(made).__name__}, which has no method {method!r}",
+            code=ErrorCode.PLUGIN_INCOMPATIBLE,
+            details={"kind": kind, "name": plugin.name, "method": method},
+        )
+    return cast("Made", made)
+
+
+def _found(kind: str, name: str, plugins: Mapping[str, Registration[Made]]) -> Registration[Made]:
     if name in plugins:
         return plugins[name]
     close = difflib.get_close_matches(name, plugins, n=1)

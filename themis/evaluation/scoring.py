@@ -127,7 +127,7 @@ class Scorer:
         """
         if len(set(metrics)) != len(metrics):
             raise SpecValidationError(f"A metric is named twice in {', '.join(metrics)}")
-        made = [(name, registry.metric(name)) for name in metrics]
+        made = [(name, registry.get_metric(name)) for name in metrics]
         return cls(
             None if transform is None else _chain(transform, registry),
             tuple((name, metric, getattr(metric, "reads_answer", True)) for name, metric in made),
@@ -214,7 +214,7 @@ def _chain(parse: ParseSpec, registry: PluginRegistry) -> _Chain:
         raise SpecValidationError(f"The parse {parse.name!r} has no extractors")
     chain = []
     for reference in parse.extractors:
-        extractor = registry.extractor(reference.id)
+        extractor = registry.get_extractor(reference.id)
         if isinstance(extractor, ChecksConfig):
             extractor.check(reference.config)
         chain.append((reference.id, extractor, reference.config))

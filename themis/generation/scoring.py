@@ -47,7 +47,7 @@ def score_items(
 
 def _scorers(bundle: Bundle) -> Callable[[int | None, int], Scorer]:
     """Return a function that gives the scorer of a pass, made once."""
-    registry = PluginRegistry.with_builtins()
+    registry = PluginRegistry()
     components = bundle.components()
     made: dict[tuple[int | None, int], Scorer] = {}
 

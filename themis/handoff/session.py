@@ -7,7 +7,7 @@ from pathlib import Path
 from themis.evaluation.registry import PluginRegistry
 from themis.planning.datasets import Provider
 from themis.planning.planner import PlannedTrial, plan_trials
-from themis.specs import BenchmarkSpec
+from themis.specs import BenchmarkSpec, ExecutionPolicySpec
 from themis.storage import Store
 
 
@@ -33,7 +33,7 @@ class Session:
     keep_payloads: bool = True
     """Whether the store keeps the contents of dataset items."""
 
-    registry: PluginRegistry = field(default_factory=PluginRegistry.with_builtins)
+    registry: PluginRegistry = field(default_factory=PluginRegistry)
     """The extractors and metrics."""
 
     providers: Mapping[str, Provider] = field(default_factory=dict)
@@ -41,6 +41,9 @@ class Session:
 
     model_paths: Mapping[str, str] = field(default_factory=dict)
     """Where each model's directory lies on this machine."""
+
+    policy: ExecutionPolicySpec = field(default_factory=ExecutionPolicySpec)
+    """How failures of services are treated."""
 
     def trials(self) -> Iterator[PlannedTrial]:
         """Yield the benchmark's trials in plan order."""

@@ -39,7 +39,7 @@ def score(
         {"answer": answer},
         transform=parse,
         metrics=[f"choice_loglikelihood_{metric}" if len(metric) < 9 else metric],
-        registry=PluginRegistry.with_builtins(),
+        registry=PluginRegistry(),
     ).scores
     return found.value, found.error
 

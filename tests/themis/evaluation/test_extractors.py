@@ -11,12 +11,12 @@ from themis.evaluation.extractors import normalize
 from themis.evaluation.protocol import ChecksConfig
 from themis.evaluation.registry import PluginRegistry
 
-REGISTRY = PluginRegistry.with_builtins()
+REGISTRY = PluginRegistry()
 
 
 def extract(name: str, text: str, **config: Any) -> Any:
     """Return the answer, or the reason of the failure after a `!`."""
-    found = REGISTRY.extractor(name).extract(text, config)
+    found = REGISTRY.get_extractor(name).extract(text, config)
     assert found.success is (found.reason is None)
     return found.value if found.success else f"!{found.reason}"
 
@@ -225,7 +225,7 @@ def test_long_repetitions_take_linear_time(name: str, piece: str) -> None:
     ],
 )
 def test_wrong_settings_are_refused_before_any_output(name: str, config: Any, words: str) -> None:
-    extractor = REGISTRY.extractor(name)
+    extractor = REGISTRY.get_extractor(name)
     assert isinstance(extractor, ChecksConfig)
 
     with pytest.raises(SpecValidationError, match=words):

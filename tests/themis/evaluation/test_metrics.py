@@ -13,11 +13,11 @@ from themis.evaluation.protocol import MetricResult
 from themis.evaluation.references import USUAL_FIELDS, final_answer, reference_of
 from themis.evaluation.registry import PluginRegistry
 
-REGISTRY = PluginRegistry.with_builtins()
+REGISTRY = PluginRegistry()
 
 
 def result(name: str, answer: Any, /, **payload: Any) -> MetricResult:
-    return REGISTRY.metric(name).score(
+    return REGISTRY.get_metric(name).score(
         text="the whole output", answer=answer, payload=payload, reference_field=None
     )
 
@@ -249,7 +249,7 @@ class TestReference:
 
     def test_every_gsm8k_solution_scores_itself(self, fixtures: Path) -> None:
         lines = (fixtures / "gsm8k" / "test_head.jsonl").read_text().splitlines()
-        gsm8k = REGISTRY.extractor("gsm8k")
+        gsm8k = REGISTRY.get_extractor("gsm8k")
         for line in lines:
             item = json.loads(line)
             found = gsm8k.extract(item["answer"], {})

@@ -43,7 +43,7 @@ class Answers:
 
 @pytest.fixture
 def registry() -> PluginRegistry:
-    return PluginRegistry.with_builtins()
+    return PluginRegistry()
 
 
 def score(registry: PluginRegistry, output: Any, *metrics: str, **more: Any) -> EvaluationResult:
@@ -237,7 +237,7 @@ def test_registries_do_not_share_what_is_registered(registry: PluginRegistry) ->
         "mine": "2.1",
         "exact_match": "1.0.0",
     }
-    assert "mine" not in PluginRegistry.with_builtins().metrics
+    assert "mine" not in PluginRegistry().metrics
 
 
 def test_registering_again_replaces(registry: PluginRegistry) -> None:

@@ -40,9 +40,7 @@ def test_it_asks_fifty_six_questions_in_two_ways(benchmark: BenchmarkSpec) -> No
 def test_every_question_can_be_scored(benchmark: BenchmarkSpec) -> None:
     for part in benchmark.slices:
         (score,), (parse,) = part.scores, part.parses
-        scorer = Scorer.compile(
-            transform=parse, metrics=score.metrics, registry=PluginRegistry.with_builtins()
-        )
+        scorer = Scorer.compile(transform=parse, metrics=score.metrics, registry=PluginRegistry())
         for item in load_items(part, base_dir=DEMO, global_seed=1):
             right = item.payload["answer"].rpartition("#### ")[2]
             values = [

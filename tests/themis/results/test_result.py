@@ -205,7 +205,7 @@ def test_a_flipped_item_comes_with_both_outputs(result: BenchmarkResult) -> None
 def test_failures_name_the_generation_or_the_metric_that_failed(
     session: Make, tmp_path: Path
 ) -> None:
-    registry = PluginRegistry.with_builtins()
+    registry = PluginRegistry()
     registry.register_metric("picky", Picky, version="1")
     slices = json.loads(json.dumps(session().benchmark.model_dump(mode="json")["slices"]))
     slices[0]["scores"][0]["metrics"] = ["picky"]
@@ -243,7 +243,7 @@ class Picky:
 def test_a_metric_without_a_number_costs_its_score_and_nothing_else(
     session: Make, body: Callable[..., dict[str, Any]]
 ) -> None:
-    registry = PluginRegistry.with_builtins()
+    registry = PluginRegistry()
     for name in ("vague", "vaguer"):
         registry.register_metric(name, Vague, version="1")
     slices: list[dict[str, Any]] = body()["slices"]
