@@ -7,18 +7,27 @@ from typing import TYPE_CHECKING, Any
 from themis.cli.options import say
 
 if TYPE_CHECKING:
+    from themis.handoff.session import Session
     from themis.orchestration.run import Dispatch
     from themis_slurm.profile import ClusterProfile
     from themis_slurm.status import ClusterStatus
 
 
 def choose_dispatch(
-    profile: str | None, *, model_paths: Mapping[str, str], engine_options: Mapping[str, Any]
+    profile: str | None,
+    session: "Session",
+    *,
+    model_paths: Mapping[str, str],
+    engine_options: Mapping[str, Any],
 ) -> "Dispatch":
     """Return the dispatch of a profile file, or the one that works in this process.
 
+    What the project's `execution_policy` sets counts for engines that ask a service, unless an
+    option of the engine says otherwise.
+
     Args:
         profile: The profile's file; None works here.
+        session: The benchmark and the project's policy.
         model_paths: Where models lie; a profile's own paths come first, since its nodes may
             see other directories.
         engine_options: Options of the engine, which come before the profile's.
@@ -28,10 +37,17 @@ def choose_dispatch(
     """
     from themis.generation.worker import WorkOptions
     from themis.orchestration.run import dispatch_here
+    from themis.providers.hosted import policy_options, with_defaults
+    from themis.providers.registry import asks_a_service
 
+    policy = policy_options(session.policy)
+    services = {m.provider for m in session.benchmark.models if asks_a_service(m.provider)}
     if profile is None:
-        return dispatch_here(WorkOptions(model_paths=model_paths, engine_options=engine_options))
-    return dispatch_to(with_settings(read_profile(profile), model_paths, engine_options))
+        options = with_defaults(engine_options, policy, sorted(services))
+        return dispatch_here(WorkOptions(model_paths=model_paths, engine_options=options))
+    found = with_settings(read_profile(profile), model_paths, engine_options)
+    engine = with_defaults(found.engine, policy, sorted(services))
+    return dispatch_to(found.model_copy(update={"engine": engine}))
 
 
 def read_profile(profile: str | Path) -> "ClusterProfile":

@@ -51,6 +51,7 @@ def command(
     with open_session(benchmark, project) as session:
         dispatch = choose_dispatch(
             profile,
+            session,
             model_paths={**session.model_paths, **parse_pairs(models, "--model")},
             engine_options=parse_engine_options(engine_settings),
         )

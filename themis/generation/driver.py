@@ -21,7 +21,8 @@ from themis.providers import (
 )
 
 TRIES = 2
-"""How often a request is sent when the engine says that asking again may help."""
+"""How often a request is sent when the engine says that asking again may help, and does not
+ask again itself."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,6 +110,7 @@ class _Loop:
         self.delivered = 0
         self._engine = engine
         self._deliver = deliver
+        self._tries = 1 if engine.capabilities().retries else TRIES
         self._admitted: dict[int, _Admitted] = {}
 
     def admit(self, request: Request) -> None:
@@ -127,7 +129,7 @@ class _Loop:
             entry.earlier = (*entry.earlier, completion)
             entry.tries = 1
             self._submit(entry.current)
-        elif failure is not None and failure.retryable and entry.tries < TRIES:
+        elif failure is not None and failure.retryable and entry.tries < self._tries:
             entry.tries += 1
             self._submit(entry.current)
         else:

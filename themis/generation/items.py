@@ -38,6 +38,7 @@ class ShardRequests:
                 seed=int(asked["seed"]),
                 follow_ups=tuple(_message(turn) for turn in asked.get("follow_ups", ())),
                 continuations=_continuations(asked),
+                sample=int(item.body.get("sample", 0)),
             )
         except (KeyError, TypeError, ValueError, IndexError) as error:
             problem = f"item {item.seq} is no generation request ({type(error).__name__}: {error})"

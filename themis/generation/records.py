@@ -42,6 +42,7 @@ def record_of(completion: Completion) -> tuple[Status, dict[str, Any]]:
             "prompt_tokens": sum(turn.prompt_tokens for turn in everything),
             "completion_tokens": sum(turn.completion_tokens for turn in everything),
             "cached_tokens": sum(cached) if cached else None,
+            **completion.measured,
         },
         "latency_ms": round(sum(turn.latency_ms for turn in everything), LATENCY_DIGITS),
         "prompt_sha256": completion.prompt_sha256,

@@ -38,6 +38,7 @@ def open_session(benchmark: str, project: Path | None = None) -> Iterator[Sessio
             global_seed=found.spec.global_seed,
             keep_payloads=found.spec.storage.store_item_payloads,
             model_paths=model_paths(found),
+            policy=found.spec.execution_policy,
         )
 
 

@@ -73,6 +73,7 @@ class Request:
             them into further requests; an engine answers `messages` only.
         continuations: Texts to score as continuations of `messages`; then nothing is generated,
             and `params` and `seed` do not matter. None asks for an answer.
+        sample: Which one this is of several answers to the same prompt.
     """
 
     id: int
@@ -81,6 +82,7 @@ class Request:
     seed: int
     follow_ups: tuple[Message, ...] = ()
     continuations: tuple[str, ...] | None = None
+    sample: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,6 +141,7 @@ class Completion:
         flags: What a reader should know, such as `context_truncated`.
         earlier: The completions of the conversation's former turns.
         loglikelihoods: What was found of each continuation, in the request's order.
+        measured: What else is known about how it was made, such as `time_to_first_token_ms`.
     """
 
     id: int
@@ -155,6 +158,7 @@ class Completion:
     flags: tuple[str, ...] = ()
     earlier: tuple["Completion", ...] = ()
     loglikelihoods: tuple[LogLikelihood, ...] | None = None
+    measured: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,6 +173,7 @@ class Capabilities:
         seeded: Whether equal seeds give equal samples whatever else is in the batch, as far
             as the model's logits do not depend on the batch.
         loglikelihoods: Whether it scores given continuations.
+        retries: Whether it asks again itself where that may help, so that nobody else should.
     """
 
     max_model_len: int | None
@@ -177,6 +182,7 @@ class Capabilities:
     extras: frozenset[str]
     seeded: bool
     loglikelihoods: bool = False
+    retries: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -184,7 +190,7 @@ class EngineSettings:
     """Everything that an engine is built from.
 
     Attributes:
-        provider: Which engine: `demo`, `hf` or `vllm`.
+        provider: Which engine, by name or, for one of the user's own, as `module:object`.
         model_id: The model's name.
         revision: The pinned revision, recorded; the files decide.
         extras: The model spec's extras; engines read `chat_template_kwargs` and

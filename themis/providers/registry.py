@@ -39,7 +39,12 @@ def create_engine(settings: EngineSettings) -> Engine:
 
 def needs_model_files(provider: str) -> bool:
     """Tell whether a provider runs files that must be on this machine."""
-    return provider != "demo"
+    return provider in _WITH_FILES
+
+
+def asks_a_service(provider: str) -> bool:
+    """Tell whether a provider asks somebody else, so that a project's policy of retries counts."""
+    return provider not in _IN_PROCESS
 
 
 def _own_options(provider: str, options: Mapping[str, Any]) -> dict[str, Any]:
@@ -70,8 +75,18 @@ def _vllm(settings: EngineSettings) -> Engine:
     return VllmEngine(settings)
 
 
+def _openai(settings: EngineSettings) -> Engine:
+    from themis.providers.openai import openai_engine
+
+    return openai_engine(settings)
+
+
+_WITH_FILES = frozenset({"hf", "vllm"})
+_IN_PROCESS = _WITH_FILES | {"demo", "replay"}
+
 _BUILDERS: dict[str, Callable[[EngineSettings], Engine]] = {
     "demo": _demo,
     "hf": _hf,
+    "openai": _openai,
     "vllm": _vllm,
 }

@@ -24,7 +24,8 @@ class ModelSpec(SpecBase):
     business of the project or the cluster profile (`[models]`), never of identity."""
 
     provider: Name
-    """The engine that runs it: `hf`, `vllm` or `demo`."""
+    """The engine that runs it: `hf`, `vllm`, `openai`, `litellm`, `replay` or `demo`, or one of
+    your own as `module:object`."""
 
     revision: str | None = None
     """The pinned revision of the weights, if the name alone is not exact."""

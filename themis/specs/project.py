@@ -47,7 +47,10 @@ StorageConfig = Annotated[
 
 
 class ExecutionPolicySpec(SpecBase):
-    """How failures are treated while work runs."""
+    """How failures are treated while work runs, by engines that ask a service.
+
+    Engines that run a model here ask once more where that may help.
+    """
 
     max_retries: Annotated[int, Field(ge=0)] = 3
     """How often a failed request is asked again after its first attempt."""
