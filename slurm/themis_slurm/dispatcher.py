@@ -1,6 +1,7 @@
 """What the rest of this package needs of a cluster, whatever kind it is.
 
-Two implementations: `SlurmArrays` (submitit) and `LocalPool` (processes of this machine).
+Three implementations: `SlurmArrays` (submitit), `PlainSbatch` (scripts of our own) and
+`LocalPool` (processes of this machine).
 """
 
 from collections.abc import Mapping, Sequence
@@ -47,9 +48,18 @@ class Dispatcher(Protocol):
     def submit(self, record: SubmissionRecord) -> SubmissionRecord:
         """Start a prepared submission and return it with the cluster's name for it.
 
+        One that comes back as `held` starts with `release`, once that name is on record.
+
         Raises:
             SubmissionRefusedError: The cluster said no.
             SchedulerError: The cluster did not answer; whether it took the work is not known.
+        """
+
+    def release(self, record: SubmissionRecord) -> None:
+        """Let a held submission start.
+
+        Raises:
+            SchedulerError: The cluster did not answer.
         """
 
     def find(self, record: SubmissionRecord) -> str | None:

@@ -23,9 +23,11 @@ from themis_bundles import Bundle, BundleError, verify
 from themis_slurm import scheduler
 from themis_slurm.errors import SchedulerError
 from themis_slurm.import_path import importable
+from themis_slurm.launch import python_command, setup_lines, srun_flags
 from themis_slurm.local_pool import assign_gpus
 from themis_slurm.options import write_options
-from themis_slurm.profile import ClusterProfile
+from themis_slurm.profile import ClusterProfile, Container
+from themis_slurm.resources import flags, resource_options
 from themis_slurm.sbatch_array import passed_environment
 from themis_slurm.workspace import Workspace, open_for_profile
 
@@ -90,10 +92,16 @@ def examine_node(profile: ClusterProfile, bundle: Path) -> tuple[Finding, ...]:
     """
     workspace = open_for_profile(bundle, profile)
     options = write_options(workspace, profile)
-    python = profile.python or shlex.quote(sys.executable)
+    python = python_command(workspace, profile)
     check = shlex.join(["-m", "themis_slurm.node_check", str(workspace.bundle.path), str(options)])
-    script = "\n".join((*profile.setup, f"exec {python} {check}"))
-    command = ["srun", *resource_flags(profile), "--job-name=themis-doctor", "--quiet"]
+    script = "\n".join((*setup_lines(profile), f"exec {python} {check}"))
+    command = [
+        "srun",
+        *srun_flags(workspace, profile),
+        *flags(resource_options(profile)),
+        "--job-name=themis-doctor",
+        "--quiet",
+    ]
     done = subprocess.run(
         [*command, f"--time={NODE_CHECK_MINUTES}", "bash", "-c", script],
         env=importable(passed_environment(os.environ, profile.environment)),
@@ -108,26 +116,6 @@ def examine_node(profile: ClusterProfile, bundle: Path) -> tuple[Finding, ...]:
         said = (done.stderr or done.stdout).strip()
         fix = "see the setup lines and `python` of the profile"
         return (Finding("error", "node check", f"it ended without an answer: {said}", fix),)
-
-
-def resource_flags(profile: ClusterProfile) -> list[str]:
-    """Give what one shard asks for, as flags that sbatch and srun both know."""
-    flags: dict[str, object] = {
-        "partition": profile.partition,
-        "account": profile.account,
-        "qos": profile.qos,
-        "nodes": 1,
-        "ntasks": 1,
-        "cpus-per-task": profile.cpus,
-        "mem": profile.memory,
-        "gpus-per-node": profile.gpu_request,
-        **profile.sbatch,
-    }
-    return [
-        f"--{name}" if value is True else f"--{name}={value}"
-        for name, value in flags.items()
-        if value is not None
-    ]
 
 
 # --- the cluster --------------------------------------------------------------------------
@@ -155,7 +143,12 @@ def _slurm(profile: ClusterProfile) -> Iterator[Finding]:
 
 def _would_start(profile: ClusterProfile) -> Finding:
     """Ask Slurm whether it would take such a job."""
-    command = ["sbatch", "--test-only", *resource_flags(profile), f"--time={profile.walltime}"]
+    command = [
+        "sbatch",
+        "--test-only",
+        *flags(resource_options(profile)),
+        f"--time={profile.walltime}",
+    ]
     done = subprocess.run([*command, "--wrap", "true"], capture_output=True, text=True, check=False)
     said = " ".join((done.stderr or done.stdout).split())
     if done.returncode:
@@ -176,9 +169,12 @@ def _machine(profile: ClusterProfile) -> Iterator[Finding]:
 
 def _python(profile: ClusterProfile) -> Iterator[Finding]:
     """Start the profile's Python as a task would, setup lines included."""
+    if profile.container is not None:
+        yield _image(profile.container)
+        return
     python = profile.python or shlex.quote(sys.executable)
     probe = "import themis_slurm.task, sys; print(sys.version.split()[0])"
-    script = "\n".join(("set -e", *profile.setup, f"{python} -c {shlex.quote(probe)}"))
+    script = "\n".join(("set -e", *setup_lines(profile), f"{python} -c {shlex.quote(probe)}"))
     done = subprocess.run(
         ["bash", "-c", script],
         env=importable(passed_environment(os.environ, profile.environment)),
@@ -197,6 +193,14 @@ def _python(profile: ClusterProfile) -> Iterator[Finding]:
         f"`{python}` does not import Themis here: {' '.join(said)}",
         "install Themis in that environment, or correct `python` and `setup` of the profile",
     )
+
+
+def _image(container: Container) -> Finding:
+    """Look at the image; whether Python starts in it, only a node can tell."""
+    if "/" in container.image and ":" not in container.image and not Path(container.image).exists():
+        fix = "correct `container.image` of the profile"
+        return Finding("error", "container", f"there is no {container.image}", fix)
+    return Finding("ok", "container", f"{container.image}; --node starts Python in it")
 
 
 # --- the bundle and where it goes ---------------------------------------------------------

@@ -11,6 +11,7 @@ from typing import TypeVar
 from themis_slurm.dispatcher import Dispatcher, LiveShard
 from themis_slurm.evidence import Verdict
 from themis_slurm.local_pool import LocalPool
+from themis_slurm.plain_sbatch import PlainSbatch
 from themis_slurm.profile import ClusterProfile
 from themis_slurm.records import SubmissionRecord
 from themis_slurm.slurm_arrays import SlurmArrays
@@ -45,6 +46,10 @@ class Fleet:
         for kind, own in _by_kind(records).items():
             self._by_kind[kind].cancel(own, shards)
 
+    def release(self, record: SubmissionRecord) -> None:
+        """Let a held submission start."""
+        self._by_kind[record.kind].release(record)
+
     def find(self, record: SubmissionRecord) -> str | None:
         """Look for a submission whose answer was lost."""
         return self._by_kind[record.kind].find(record)
@@ -78,7 +83,8 @@ def fleet_for(workspace: Workspace, profile: ClusterProfile | None = None) -> It
     profile = profile or ClusterProfile()
     local = profile if profile.kind == "local" else ClusterProfile(kind="local")
     pool = LocalPool(workspace, local)
-    arrays = SlurmArrays(workspace, profile)
+    own = profile.submission == "sbatch"
+    arrays = PlainSbatch(workspace, profile) if own else SlurmArrays(workspace, profile)
     by_kind: dict[str, Dispatcher] = {"local": pool, "slurm": arrays}
     try:
         yield Fleet(by_kind[profile.kind], by_kind)

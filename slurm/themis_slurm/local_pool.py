@@ -20,6 +20,7 @@ from themis.errors import EnvironmentNotReadyError
 from themis_slurm.dispatcher import LiveShard
 from themis_slurm.evidence import Cause, Verdict, judge_exit
 from themis_slurm.import_path import importable
+from themis_slurm.launch import local_environment, python_command
 from themis_slurm.processes import is_alive, this_process
 from themis_slurm.profile import ClusterProfile
 from themis_slurm.records import SubmissionRecord
@@ -96,6 +97,9 @@ class LocalPool:
             for thread in self._threads:
                 thread.start()
         return record.model_copy(update={"state": "submitted"})
+
+    def release(self, record: SubmissionRecord) -> None:
+        """Do nothing: a pool holds no submission back."""
 
     def find(self, record: SubmissionRecord) -> str | None:  # noqa: ARG002 - asked of both kinds
         """Give nothing: a pool that died before it queued a record has lost it."""
@@ -190,9 +194,7 @@ class LocalPool:
                 slot.shard = slot.process = None
 
     def _command(self, record: SubmissionRecord, shard: int) -> list[str]:
-        # `-P` keeps the working directory, which may hold a folder of the same name, away.
-        own = self._profile.python
-        python = shlex.split(own) if own else [sys.executable, "-P"]
+        python = shlex.split(python_command(self._workspace, self._profile))
         bundle = str(self._workspace.bundle.path)
         task = ["-m", "themis_slurm.task", bundle, str(shard), "--options", record.options]
         return [*python, *task, "--parent", str(os.getpid())]
@@ -217,7 +219,7 @@ class LocalPool:
             environment["CUDA_VISIBLE_DEVICES"] = ",".join(slot.devices)
         if "cpus" in self._profile.model_fields_set:
             environment["OMP_NUM_THREADS"] = str(self._profile.cpus)
-        return importable(environment)
+        return local_environment(importable(environment), self._profile)
 
 
 def assign_gpus(slots: int, each: int) -> tuple[tuple[str, ...] | None, ...]:

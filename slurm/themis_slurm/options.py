@@ -47,6 +47,15 @@ class TaskOptions(Frozen):
     gpus: int
     """GPUs that the task must see; fewer is a bad node."""
 
+    scratch: str | None = None
+    """Where the task's own directory goes, with the node's `$NAME`s; None is TMPDIR, or /tmp."""
+
+    caches: str | None = None
+    """Where compiled kernels are kept for later tasks; None keeps none."""
+
+    forbid_network: bool = False
+    """Whether the task cuts itself off the network."""
+
     @classmethod
     def load(cls, path: Path) -> Self:
         """Read an options file.
@@ -85,5 +94,8 @@ def _content(workspace: Workspace, profile: ClusterProfile) -> bytes:
         margin_s=profile.signal_margin_s,
         walltime_s=profile.walltime * 60 if profile.kind == "slurm" else None,
         gpus=profile.gpus_per_shard,
+        scratch=profile.scratch,
+        caches=profile.caches,
+        forbid_network=profile.forbid_network,
     )
     return canonical_json(options.model_dump(mode="json"))

@@ -35,7 +35,7 @@ _OWN_OPTIONS = frozenset(
 )  # fmt: skip
 _SLURM_ONLY = (
     "partition", "account", "qos", "gpus", "gpu_type", "mem_gb", "array_parallelism", "setup",
-    "requeue", "max_array_size", "max_submit", "sbatch",
+    "requeue", "max_array_size", "max_submit", "sbatch", "submission",
 )  # fmt: skip
 _LOCAL_ONLY = ("slots", "gpus_per_slot")
 
@@ -65,11 +65,30 @@ Positive = Annotated[int, Field(ge=1)]
 VariableName = Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")]
 
 
+class Container(Frozen):
+    """The image that Python runs in on the nodes."""
+
+    runtime: Literal["apptainer", "enroot"]
+    """`apptainer` (or Singularity under that name), or `enroot` through Slurm's plugin pyxis."""
+
+    image: str
+    """The image: a file, or what the runtime else takes."""
+
+    mounts: tuple[str, ...] = ()
+    """Further directories, as `PATH` or `PATH:INSIDE`; bundle, results and models are mounted."""
+
+    options: tuple[str, ...] = ()
+    """Further options of `apptainer exec`, or further flags of srun that pyxis adds."""
+
+
 class ClusterProfile(Frozen):
     """Where and how the shards of a bundle run."""
 
     kind: Literal["slurm", "local"] = "slurm"
     """`slurm` submits job arrays; `local` runs shards as processes of this machine."""
+
+    submission: Literal["submitit", "sbatch"] = "submitit"
+    """Who writes the scripts: submitit, or we ourselves, which needs no submitit on the nodes."""
 
     partition: str | None = None
     """Slurm's partition; None takes the cluster's default."""
@@ -104,8 +123,26 @@ class ClusterProfile(Frozen):
     environment: tuple[VariableName, ...] = ()
     """Names of further variables of the submitting shell that jobs receive."""
 
+    variables: dict[VariableName, str] = Field(default_factory=dict)
+    """Variables that jobs receive with these values, set before the setup lines."""
+
     python: str | None = None
-    """A shell command that starts Python on a node; None is the Python that submits."""
+    """A shell command that starts Python on a node; None is the Python that submits, and
+    `python3` in a container."""
+
+    container: Container | None = None
+    """The image that Python runs in; None runs it on the node as it is."""
+
+    scratch: str | None = None
+    """Where on the nodes each task gets a directory of its own, for temporary files and compiled
+    kernels; `$NAME` is expanded there. None is TMPDIR, or /tmp."""
+
+    caches: str | None = None
+    """Where on the nodes compiled kernels are kept for later tasks, one folder for each task that
+    runs at the same time; None throws them away with the task."""
+
+    forbid_network: bool = False
+    """Whether each task cuts itself off the network and proves it before it loads anything."""
 
     requeue: bool = True
     """Whether Slurm may start a shard again by itself after preemption or a node failure."""
@@ -157,6 +194,9 @@ class ClusterProfile(Frozen):
                 yield f'{field}: means nothing when kind = "{self.kind}"'
 
     def _unsafe_names(self) -> Iterator[str]:
+        for name in self.variables:
+            if looks_secret(name):
+                yield f"variables.{name}: looks like a secret; profiles and records hold none"
         for name in self.environment:
             if looks_secret(name):
                 yield (
@@ -172,9 +212,16 @@ class ClusterProfile(Frozen):
             yield "signal_margin_s: must be shorter than the walltime"
         if self.gpu_type and not self.gpus:
             yield "gpu_type: needs gpus of at least 1"
+        if self.kind == "local" and self.container and self.container.runtime == "enroot":
+            yield "container.runtime: enroot needs Slurm, where pyxis is a plugin of srun"
         for option in self.sbatch:
             if option.lstrip("-").replace("_", "-") in _OWN_OPTIONS:
                 yield f"sbatch.{option}: Themis sets this one itself"
+
+    @property
+    def numbered_by_shard(self) -> bool:
+        """Whether an array's elements have the numbers of their shards."""
+        return self.kind == "slurm" and self.submission == "sbatch"
 
     @property
     def memory(self) -> str | None:

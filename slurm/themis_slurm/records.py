@@ -1,7 +1,8 @@
 """What was asked of a cluster: one small file per array, written before and after asking.
 
 A record is created as `prepared`, under a job name that nobody else uses, before sbatch runs.
-When the answer comes, the record becomes `submitted` with the array's id. If the submitter
+When the answer comes, the record becomes `submitted` with the array's id (through `held`, when
+the array was submitted so that nothing of it starts before the id is on record). If the submitter
 dies in between, the name finds the array again, so no work is asked for twice and no array is
 forgotten. A record is never deleted.
 """
@@ -18,7 +19,8 @@ from themis_bundles.files import make_folder, publish_once, replace
 from themis_bundles.model import Frozen
 from themis_slurm.processes import ProcessName
 
-State = Literal["prepared", "submitted", "refused"]
+State = Literal["prepared", "held", "submitted", "refused"]
+Method = Literal["submitit", "sbatch"]
 
 
 class SubmissionRecord(Frozen):
@@ -31,7 +33,7 @@ class SubmissionRecord(Frozen):
     """What it was submitted to."""
 
     state: State
-    """How far it came: prepared, then submitted or refused."""
+    """How far it came: prepared, perhaps held, then submitted or refused."""
 
     name: str
     """The job name, unique to this submission."""
@@ -43,7 +45,7 @@ class SubmissionRecord(Frozen):
     """Which group of the manifest the shards belong to."""
 
     shards: tuple[int, ...]
-    """Element i of the array runs `shards[i]`."""
+    """The shards of its elements; see `element` for which runs which."""
 
     items_done: tuple[int, ...]
     """Items that each of `shards` had finished when it was submitted; measures progress."""
@@ -56,6 +58,12 @@ class SubmissionRecord(Frozen):
 
     prepared: float
     """When it was prepared, in Unix seconds of the submitter's clock."""
+
+    method: Method = "submitit"
+    """Who wrote the script: submitit's elements are numbered by their place, ours by shard."""
+
+    offset: int = 0
+    """What has to be added to the number of an element of our own to give its shard."""
 
     job_id: str | None = None
     """The array's job id, once Slurm gave one."""
@@ -70,12 +78,20 @@ class SubmissionRecord(Frozen):
     """Why it was refused."""
 
     def element(self, shard: int) -> str | None:
-        """Give Slurm's name for a shard's element; an array of one is no array."""
+        """Give Slurm's name for a shard's element; an array of one by submitit is no array."""
         if self.job_id is None:
             return None
+        if self.method == "sbatch":
+            return f"{self.job_id}_{shard - self.offset}"
         if len(self.shards) == 1:
             return self.job_id
         return f"{self.job_id}_{self.shards.index(shard)}"
+
+    def shard_of(self, index: int | None) -> int:
+        """Give the shard of an element, or of the job that is no array."""
+        if self.method == "sbatch":
+            return (index or 0) + self.offset
+        return self.shards[index or 0]
 
 
 def job_name(bundle_digest: str, number: int) -> str:

@@ -254,6 +254,15 @@ def cancel(elements: Sequence[str]) -> None:
         ask(["scancel", *elements[first : first + 500]], accept=r"Invalid job id|already complet")
 
 
+def release(job_id: str) -> None:
+    """Let a held job or array start; one that is gone already is fine.
+
+    Raises:
+        SchedulerError: The controller did not answer, or it is somebody else's job.
+    """
+    ask(["scontrol", "release", job_id], accept=r"Invalid job id|already (finished|complet)")
+
+
 def job_end_time(environment: Mapping[str, str]) -> float | None:
     """Give the Unix time at which Slurm will end the job that this process belongs to.
 

@@ -1,6 +1,7 @@
 """Submitting what is left of a bundle, exactly once even when two people do it at the same time.
 
-    lock → what is alive → what is done → choose → write `prepared` → sbatch → write the id → unlock
+    lock → what is alive → what is done → choose → write `prepared` → sbatch → write the id
+    (→ release, where it was held until then) → unlock
 
 Nothing of a former submission has to be remembered by the caller: the records, the queue and
 the results say everything, so the same command continues after any interruption.
@@ -186,13 +187,30 @@ def _recover(workspace: Workspace, fleet: Fleet) -> tuple[SubmissionRecord, ...]
             job_id = fleet.find(record)
             if job_id is not None:
                 log.info("submission %d is job %s", record.number, job_id)
-                settled = record.model_copy(update={"state": "submitted", "job_id": job_id})
+                settled = _found(record, job_id)
             elif _is_forgotten(workspace, record):
                 settled = record.model_copy(update={"state": "refused", "reason": "never arrived"})
         if settled is not record:
             update_record(workspace.submissions, settled)
+        if settled.state == "held":
+            settled = _release(workspace, fleet, settled)
         records.append(settled)
     return tuple(records)
+
+
+def _found(record: SubmissionRecord, job_id: str) -> SubmissionRecord:
+    state = "held" if record.method == "sbatch" else "submitted"
+    return record.model_copy(update={"state": state, "job_id": job_id})
+
+
+def _release(
+    workspace: Workspace, dispatcher: Dispatcher | Fleet, record: SubmissionRecord
+) -> SubmissionRecord:
+    """Let a held array start, now that its id is on record."""
+    dispatcher.release(record)
+    released = record.model_copy(update={"state": "submitted"})
+    update_record(workspace.submissions, released)
+    return released
 
 
 def _is_forgotten(workspace: Workspace, record: SubmissionRecord) -> bool:
@@ -236,6 +254,7 @@ def _choose(
         {shard.index: shard.group for shard in workspace.bundle.shards},
         array_size=fleet.active.elements_per_submission(),
         room=None if profile.max_submit is None else profile.max_submit - len(alive),
+        windows=profile.numbered_by_shard,
     )
     return chosen, alive
 
@@ -262,6 +281,8 @@ def _describe(
         bundle=digest,
         group=array.group,
         shards=array.shards,
+        method="sbatch" if profile.numbered_by_shard else "submitit",
+        offset=array.offset,
         items_done=tuple(items_done(workspace, shard) for shard in array.shards),
         options=str(options_path(workspace, profile)),
         submitter=this_process(),
@@ -308,12 +329,14 @@ def _ask(
                 found = _find(dispatcher, record)
                 if found is None:
                     continue
-                submitted = record.model_copy(update={"state": "submitted", "job_id": found})
+                submitted = _found(record, found)
             else:
                 refused = record.model_copy(update={"state": "refused", "reason": str(error)})
                 update_record(workspace.submissions, refused)
                 raise
         update_record(workspace.submissions, submitted)
+        if submitted.state == "held":
+            return _release(workspace, dispatcher, submitted)
         return submitted
     raise AssertionError("the last try either returns or raises")
 
@@ -334,5 +357,7 @@ def logs_of(workspace: Workspace, shard: int) -> tuple[Path, ...]:
         if record.kind == "local":
             found.extend(folder.glob(f"{shard:05d}.log"))
         elif record.job_id is not None:
-            found.extend((folder / record.job_id).glob(f"{record.element(shard)}_0_log.out"))
+            element = record.element(shard)
+            found.extend((folder / record.job_id).glob(f"{element}_0_log.out"))
+            found.extend(folder.glob(f"{element}.log"))
     return tuple(found)

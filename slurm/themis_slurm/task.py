@@ -12,44 +12,32 @@ Nothing heavy is imported at the top: the login node imports this module to subm
 import argparse
 import logging
 import os
-import shutil
 import signal
 import sys
-import tempfile
 import threading
 import time
 import traceback
-from collections.abc import Iterator, Mapping, MutableMapping
-from contextlib import contextmanager
+from collections.abc import Mapping, MutableMapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
+from typing import NoReturn
 
 from themis.errors import EnvironmentNotReadyError, SpecValidationError
 from themis_bundles import BundleError, BundleWriteError
 from themis_slurm.evidence import Cause
 from themis_slurm.exit_codes import BAD_INPUT, DONE, NOT_READY, PARTIAL, SOFTWARE
 from themis_slurm.failures import leave_failure
+from themis_slurm.node_folders import node_folders
 from themis_slurm.options import TaskOptions
 from themis_slurm.scheduler import job_end_time
 
 log = logging.getLogger(__name__)
 
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR2)
-# The path of a Unix socket has at most 107 bytes, and vLLM adds 40 of its own.
-LONGEST_SCRATCH = 60
-
 # vLLM takes 5 to 10 s to shut down, and a slow disk some more to flush.
 SHUTDOWN_S = 30.0
 
-_CACHES = {
-    # Compiled kernels depend on the version and the GPU, and two tasks that write one cache
-    # on a shared home directory damage it.
-    "VLLM_CACHE_ROOT": "vllm",
-    "TORCHINDUCTOR_CACHE_DIR": "inductor",
-    "TRITON_CACHE_DIR": "triton",
-    "VLLM_RPC_BASE_PATH": "rpc",
-}
 _OFFLINE = {
     "HF_HUB_OFFLINE": "1",
     "TRANSFORMERS_OFFLINE": "1",
@@ -77,7 +65,11 @@ def run_array_task(bundle: str, shard: int, options: str) -> None:
     The process ends here, without submitit's result file: nobody reads it, its writer can be
     stopped half-way by a kill, and a shard that is to be continued must not look COMPLETED.
     """
-    code = run_task(bundle, shard, options)
+    _leave(run_task(bundle, shard, options))
+
+
+def _leave(code: int) -> NoReturn:
+    """End the process without waiting for threads that an engine may have left."""
     logging.shutdown()
     sys.stdout.flush()
     sys.stderr.flush()
@@ -106,7 +98,7 @@ def run_task(bundle: str, shard: int, options: str) -> int:
         told = TaskOptions.load(Path(options))
         dispatch = Path(told.dispatch)
         check_node(told, os.environ)
-        with _scratch(os.environ):
+        with node_folders(os.environ, told.scratch, told.caches):
             _prepare(os.environ)
             end = _work(Path(bundle), shard, told, early)
     except BundleWriteError as error:  # a full or broken disk that all nodes share
@@ -204,23 +196,6 @@ class _EarlyStop:
         again.start()
 
 
-@contextmanager
-def _scratch(environment: MutableMapping[str, str]) -> Iterator[None]:
-    """Give the task's caches a directory of their own on this node, and take it away again."""
-    base = environment.get("TMPDIR", "/tmp")  # noqa: S108 - the fallback of every program
-    if len(os.fsencode(base)) > LONGEST_SCRATCH or not os.access(base, os.W_OK):
-        base = "/tmp"  # noqa: S108 - short, and on every node
-    place = Path(tempfile.mkdtemp(prefix="themis-", dir=base))
-    try:
-        for variable, folder in _CACHES.items():
-            if variable not in environment:
-                (place / folder).mkdir()
-                environment[variable] = str(place / folder)
-        yield
-    finally:
-        shutil.rmtree(place, ignore_errors=True)
-
-
 def _prepare(environment: MutableMapping[str, str]) -> None:
     for variable, value in _OFFLINE.items():
         environment.setdefault(variable, value)
@@ -256,4 +231,4 @@ def main(arguments: list[str]) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    _leave(main(sys.argv[1:]))

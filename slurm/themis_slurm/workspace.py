@@ -2,7 +2,8 @@
 
     bundle/results/                     what the shards produced; the only truth about them
     bundle/dispatch/submissions/0003.json   what was asked of the cluster, before and after
-    bundle/dispatch/jobs/0003/<id>/     one array: script, submitit's pickles, one log per shard
+    bundle/dispatch/jobs/0003/          one array: script, one log per shard; with submitit
+                                        one level down, beside its pickles
     bundle/dispatch/options/<digest>.json   what the tasks of a submission were told
     bundle/dispatch/failures/           the last words of tasks that ended with an error
     bundle/dispatch/lock/               one submitter at a time

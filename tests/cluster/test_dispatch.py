@@ -12,6 +12,7 @@ import pytest
 
 from themis_bundles import Bundle, BundleInfo, BundleWriter, GroupSpec, shard_state, verify
 from themis_bundles.results import read_statuses
+from themis_slurm import scheduler
 from themis_slurm.doctor import examine, examine_node
 from themis_slurm.errors import SubmissionRefusedError
 from themis_slurm.evidence import Cause
@@ -136,10 +137,16 @@ def twelve(tmp_path: Path) -> Workspace:
     return open_workspace(make_bundle(tmp_path / "bundle", shards=12, items=10))
 
 
+@pytest.fixture(params=["submitit", "sbatch"])
+def submission(request: pytest.FixtureRequest) -> str:
+    """Both ways to submit, which promise the same."""
+    return str(request.param)
+
+
 def test_twelve_shards_on_four_nodes_become_a_complete_census(
-    cluster: object, twelve: Workspace
+    cluster: object, twelve: Workspace, submission: str
 ) -> None:
-    how = profile(200)
+    how = profile(200, submission=submission)
     shown = [script for _, script in preview(twelve, how)]
 
     status = finish(twelve, how)
@@ -157,7 +164,7 @@ def test_twelve_shards_on_four_nodes_become_a_complete_census(
         "rows of all four nodes",
     )
     for record, script in zip(records, shown, strict=True):
-        (written,) = twelve.jobs(record.number).glob("*/*_submission.sh")
+        (written,) = twelve.jobs(record.number).rglob("*submission.sh")
         assert _without_names(written.read_text()) == _without_names(script)
     assert len(logs_of(twelve, 11)) == 1
 
@@ -177,9 +184,9 @@ def test_each_group_gets_arrays_of_its_own(cluster: object, tmp_path: Path) -> N
 
 
 def test_what_was_cancelled_is_submitted_again_and_only_that(
-    cluster: object, twelve: Workspace
+    cluster: object, twelve: Workspace, submission: str
 ) -> None:
-    how = profile(300, array_parallelism=2)
+    how = profile(1000, array_parallelism=2, submission=submission)
     first = submit_all(twelve, how)
     eventually(lambda: len(shards_that_are(twelve, Cause.RUNNING)) >= 2, "two running shards")
     running = shards_that_are(twelve, Cause.RUNNING)
@@ -197,7 +204,7 @@ def test_what_was_cancelled_is_submitted_again_and_only_that(
 
     assert {shard for record in again.records for shard in record.shards} >= stopped | others
     assert not {s for r in again.records for s in r.shards} & set(again.alive)
-    assert finish(twelve, profile(20)).complete
+    assert finish(twelve, profile(20, submission=submission)).complete
     assert_every_item_once(twelve.bundle.path)
 
 
@@ -222,9 +229,9 @@ def test_a_killed_worker_loses_nothing_that_was_flushed(cluster: object, tmp_pat
     assert max(attempt.records for attempt in attempts) <= 30 - max(kept, 4)
 
 
-def test_slurms_own_requeue_is_left_alone(cluster: object, tmp_path: Path) -> None:
+def test_slurms_own_requeue_is_left_alone(cluster: object, tmp_path: Path, submission: str) -> None:
     workspace = open_workspace(make_bundle(tmp_path / "bundle", shards=2, items=40))
-    how = profile(400)
+    how = profile(400, submission=submission)
     (record,) = submit_all(workspace, how).records
     pid_of(workspace, 0)
     slurm("scontrol", "requeue", str(record.element(0)))
@@ -266,10 +273,13 @@ def _on_node(workspace: Workspace, node: str) -> set[int]:
     return {row.shard for row in rows if row.node == node}
 
 
-def test_a_preempted_shard_keeps_what_it_finished(cluster: object, tmp_path: Path) -> None:
+def test_a_preempted_shard_keeps_what_it_finished(
+    cluster: object, tmp_path: Path, submission: str
+) -> None:
     workspace = open_workspace(make_bundle(tmp_path / "bundle", shards=1, items=60))
     pinned = {"nodelist": "c1"}
-    how = profile(400, partition="low", cpus=4, sbatch=pinned, signal_margin_s=20)
+    pinned_low = {"partition": "low", "cpus": 4, "sbatch": pinned, "submission": submission}
+    how = profile(400, signal_margin_s=20, **pinned_low)
     submit_all(workspace, how)
     pid_of(workspace, 0)
 
@@ -329,9 +339,9 @@ def test_two_submitters_at_once_submit_each_shard_once(cluster: object, twelve: 
 
 
 def test_a_submission_whose_answer_was_lost_is_found_by_its_name(
-    cluster: object, twelve: Workspace
+    cluster: object, twelve: Workspace, submission: str
 ) -> None:
-    how = profile(300)
+    how = profile(300, submission=submission)
     made = submit_all(twelve, how)
     for record in made.records:  # as if the submitter had died while sbatch ran
         forgotten = {"state": "prepared", "job_id": None}
@@ -342,6 +352,28 @@ def test_a_submission_whose_answer_was_lost_is_found_by_its_name(
     assert again.shards == 0
     found = {record.job_id for record in read_records(twelve.submissions)}
     assert found == {record.job_id for record in made.records}
+
+
+def test_what_was_submitted_and_never_released_waits_for_the_next_command(
+    cluster: object, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    workspace = open_workspace(make_bundle(tmp_path / "bundle", shards=3, items=2))
+    how = profile(0, submission="sbatch")
+
+    def die(_job_id: str) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(scheduler, "release", die)
+        with pytest.raises(KeyboardInterrupt):
+            submit_all(workspace, how)
+    (held,) = read_records(workspace.submissions)
+    assert held.state == "held"
+    assert shards_that_are(workspace, Cause.PENDING) == [0, 1, 2]
+
+    assert finish(workspace, how).complete
+    assert [record.job_id for record in read_records(workspace.submissions)] == [held.job_id]
+    assert_every_item_once(workspace.bundle.path)
 
 
 def test_slurms_words_come_with_a_refusal_and_nothing_is_left_behind(
@@ -387,20 +419,50 @@ def test_a_shard_keeps_away_from_a_node_that_was_unfit(cluster: object, tmp_path
 
 
 def test_a_job_receives_no_variable_that_was_not_named(
-    cluster: object, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    cluster: object, tmp_path: Path, submission: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     workspace = open_workspace(make_bundle(tmp_path / "bundle", shards=1, items=1))
     monkeypatch.setenv("HF_TOKEN", "not-for-jobs")
     monkeypatch.setenv("SITE_CACHE", "for-jobs")
     seen = tmp_path / "environment"
-    how = profile(0, environment=("SITE_CACHE",), setup=(f"env > {seen}",))
+    chosen = {"environment": ("SITE_CACHE",), "variables": {"SITE_MODE": "a b"}}
+    how = profile(0, setup=(f"env > {seen}",), submission=submission, **chosen)
 
     status = finish(workspace, how)
 
     assert status.complete
     environment = seen.read_text()
     assert "SITE_CACHE=for-jobs" in environment
+    assert "SITE_MODE=a b" in environment
     assert "not-for-jobs" not in environment
+
+
+def test_shards_run_inside_a_container(
+    cluster: object, tmp_path: Path, submission: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # No container runtime is at hand, so one that only notes what it was told stands in.
+    folder, diary = tmp_path / "bin", tmp_path / "diary"
+    folder.mkdir()
+    (folder / "apptainer").write_text(
+        "#!/bin/bash\n"
+        f'echo "$SLURM_JOB_ID ${{PYTHONPATH-none}} $*" >> {diary}\n'
+        'while [ "$1" != image.sif ]; do shift; done; shift; exec "$@"\n'
+    )
+    (folder / "apptainer").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{folder}{os.pathsep}{os.environ['PATH']}")
+    workspace = open_workspace(make_bundle(tmp_path / "bundle", shards=3, items=4))
+    container = {"runtime": "apptainer", "image": "image.sif", "options": ["--containall"]}
+    inside = {"container": container, "python": sys.executable, "submission": submission}
+
+    status = finish(workspace, profile(0, **inside))
+
+    assert status.complete
+    assert_every_item_once(workspace.bundle.path)
+    told = diary.read_text().splitlines()
+    assert len({line.split()[0] for line in told}) == 3
+    for line in told:
+        assert line.split()[1] == "none"
+        assert f" exec --nv --bind {workspace.bundle.path} --containall image.sif " in line
 
 
 @pytest.mark.usefixtures("unaccounted")

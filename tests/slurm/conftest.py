@@ -46,6 +46,9 @@ class FakeCluster:
         job_id = str(100 + record.number)
         return record.model_copy(update={"state": "submitted", "job_id": job_id})
 
+    def release(self, record: SubmissionRecord) -> None:
+        """Start nothing: what this cluster takes, it takes as submitted."""
+
     def find(self, record: SubmissionRecord) -> str | None:
         return self.known_names.get(record.name)
 

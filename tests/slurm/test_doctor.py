@@ -10,7 +10,6 @@ from themis_slurm.doctor import (
     Finding,
     examine,
     file_system_of,
-    resource_flags,
     worst,
     write_findings,
 )
@@ -151,19 +150,3 @@ def test_the_file_system_of_a_path_is_that_of_its_nearest_mount() -> None:
     ]
 
     assert found == ["ext4", "lustre", "nfs4"]
-
-
-def test_resources_become_flags_of_srun_and_sbatch() -> None:
-    profile = ClusterProfile(
-        partition="gpu", gpus=2, gpu_type="h100", mem_gb=8, sbatch={"exclusive": True}
-    )
-
-    assert set(resource_flags(profile)) == {
-        "--partition=gpu",
-        "--nodes=1",
-        "--ntasks=1",
-        "--cpus-per-task=1",
-        "--mem=8192M",
-        "--gpus-per-node=h100:2",
-        "--exclusive",
-    }

@@ -24,6 +24,14 @@ BROKEN = {
     "own option, other spelling": ("[sbatch]\njob_name = 'x'", "sbatch.job_name: Themis sets"),
     "slurm field, local": ('kind = "local"\nqos = "x"', 'qos: means nothing when kind = "local"'),
     "local field, slurm": ("slots = 2", 'slots: means nothing when kind = "slurm"'),
+    "secret variable": ('[variables]\nHF_TOKEN = "x"', "variables.HF_TOKEN: looks like a secret"),
+    "variable value": ("[variables]\nA = 1", "variables.A: Input should be a valid string"),
+    "container": ('[container]\nruntime = "docker"', "container.runtime: Input should be 'apptai"),
+    "no image": ('[container]\nruntime = "enroot"', "container.image: Field required"),
+    "enroot, local": (
+        'kind = "local"\n[container]\nruntime = "enroot"\nimage = "i"',
+        "container.runtime: enroot needs Slurm",
+    ),
     "not toml": ("gpus = ", "is not TOML"),
 }
 

@@ -34,3 +34,16 @@ class TestSelect:
 
         fewest = sum(-(-sum(groups[s] == g for s in free) // size) for g in (0, 1))
         assert len(chosen.arrays) == fewest
+
+    @given(shards, st.integers(1, 12))
+    def test_windows_keep_the_numbers_of_shards_below_the_array_size(
+        self, free: set[int], size: int
+    ) -> None:
+        groups = {shard: shard % 2 for shard in range(61)}
+
+        chosen = select(free, groups, array_size=size, room=None, windows=True)
+
+        assert sorted(s for array in chosen.arrays for s in array.shards) == sorted(free)
+        for array in chosen.arrays:
+            assert all(0 <= shard - array.offset < size for shard in array.shards)
+            assert array.offset % size == 0

@@ -165,26 +165,6 @@ def _told(gpus: int) -> TaskOptions:
     )
 
 
-def test_caches_are_private_and_taken_away(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setenv("TMPDIR", str(tmp_path))
-    environment = {"TMPDIR": str(tmp_path), "TRITON_CACHE_DIR": "/mine"}
-
-    with task._scratch(environment):
-        assert Path(environment["VLLM_CACHE_ROOT"]).is_dir()
-        assert environment["TRITON_CACHE_DIR"] == "/mine"
-
-    assert list(tmp_path.iterdir()) == []
-
-
-def test_a_long_scratch_path_is_not_used(tmp_path: Path) -> None:
-    base = tmp_path / ("long" * 20)
-    base.mkdir()
-    environment = {"TMPDIR": str(base)}
-
-    with task._scratch(environment):
-        assert len(environment["VLLM_RPC_BASE_PATH"]) < 50
-
-
 def test_a_signal_before_the_worker_listens_is_not_lost(workspace: Workspace) -> None:
     # The signal comes while the worker is being imported, and once more, after the early look.
     code = (
