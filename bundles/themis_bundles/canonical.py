@@ -57,9 +57,6 @@ class Batch(NamedTuple):
     values: list[Any] | None
     """Their values; None when at least one line is not canonical JSON."""
 
-    joined: bytes
-    """The lines with commas between them."""
-
 
 def canonical_json(value: Any) -> bytes:
     """Return the canonical JSON bytes of a value.
@@ -130,10 +127,10 @@ def batches(lines: Sequence[bytes]) -> Iterator[Batch]:
                 wrapped = [wrapped]
             again = orjson.dumps(wrapped, None, _OPTIONS)
         except (orjson.JSONDecodeError, TypeError):
-            yield Batch(batch, None, joined)
+            yield Batch(batch, None)
         else:
             proved = again == b"".join((_OPEN, joined, _CLOSE))
-            yield Batch(batch, values if proved else None, joined)
+            yield Batch(batch, values if proved else None)
 
 
 def sha256_hex(data: bytes) -> str:

@@ -129,8 +129,8 @@ def _valid(bundle: Bundle, index: int, reader: AttemptReader) -> Iterator[dict[s
     for line in (line for frame in reader for line in frame.lines):
         try:
             value = parse_canonical(line)
-            place = decode(line).seq - shard.first_seq
-        except (CanonicalError, msgspec.DecodeError, RecursionError):
+            place = decode(value).seq - shard.first_seq
+        except (CanonicalError, msgspec.ValidationError):
             continue
         planned = digests[64 * place : 64 * place + 64] if 0 <= place < shard.items else None
         digest = hashlib.sha256(line).digest()

@@ -16,6 +16,7 @@ from types import TracebackType
 from typing import Any, Literal, Self
 
 import msgspec
+import orjson
 from pydantic import JsonValue
 
 from themis_bundles import files
@@ -190,8 +191,8 @@ class ResultWriter:
         value = {"item_sha256": item_sha256, "record": record, "seq": seq, "status": status}
         try:
             line = canonical_json(value)
-            self._decode(line)
-        except (CanonicalError, msgspec.DecodeError) as error:
+            self._decode(orjson.loads(line))
+        except (CanonicalError, msgspec.ValidationError) as error:
             raise RecordRefusedError(seq, str(error)) from None
         self._refuse_long(seq, line)
         if self._pending and self._pending_bytes + len(line) >= FRAME_BYTES:

@@ -280,21 +280,19 @@ def _typed(
     for batch in batches(frame.lines):
         if batch.values is not None:
             try:
-                # Typing a whole batch costs a fifth less than typing its lines.
-                yield from decoder.many(b"[%b]" % batch.joined)
-            except (msgspec.DecodeError, RecursionError):
+                yield from decoder.many(batch.values)
+            except msgspec.ValidationError:
                 pass
             else:
                 place += len(batch.lines)
                 continue
         for line in batch.lines:
             try:
-                parse_canonical(line)
-                value = decoder.one(line)
+                value = decoder.one(parse_canonical(line))
             except CanonicalError as error:
                 _add(joined, number, frame, place, "json", str(error))
                 yield None
-            except (msgspec.DecodeError, RecursionError) as error:
+            except msgspec.ValidationError as error:
                 _add(joined, number, frame, place, "schema", str(error))
                 yield None
             else:
