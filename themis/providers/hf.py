@@ -17,7 +17,7 @@ from typing import Any, TypeVar
 
 from themis.errors import ErrorCode
 from themis.providers.chat import ChatRenderer, Prompt
-from themis.providers.hf_decoding import KNOWN_EXTRAS, Row, RowScores, RowStops
+from themis.providers.hf_decoding import KNOWN_EXTRAS, Row, RowScores, RowStops, greedy_as_it_is
 from themis.providers.hf_likelihood import Asked, LikelihoodQueue, padded, score_rows
 from themis.providers.hf_loading import (
     HfOptions,
@@ -258,6 +258,7 @@ class HfEngine:
         rows = [Row(entry.request.seed, entry.prompt.room) for entry in batch]
         ends = set() if params.extras.get("ignore_eos") else set(self._ends)
         ends.update(params.extras.get("stop_token_ids", ()))
+        scores = [] if greedy_as_it_is(params) else [RowScores(rows, before, params, ends)]
         stops = RowStops(rows, params, ends, self._renderer.text)
         with torch.inference_mode():
             sequences = self._model.generate(
@@ -265,7 +266,7 @@ class HfEngine:
                 attention_mask=mask,
                 do_sample=False,
                 max_new_tokens=max(row.limit for row in rows),
-                logits_processor=[RowScores(rows, before, params, ends)],
+                logits_processor=scores,
                 stopping_criteria=[stops],
             )
         stops.finish(sequences[:, begun:])

@@ -80,6 +80,19 @@ class Row:
     logprobs: list[tuple[float, list[int], list[float]]] = field(default_factory=list)
 
 
+def greedy_as_it_is(params: Sampling) -> bool:
+    """Tell whether the likeliest token is the next one, and nothing else is asked of the scores.
+
+    Then `RowScores` has nothing to do, and `generate` saves looking at its signature for each
+    token, which costs more than the choice itself.
+    """
+    return (
+        params.temperature == 0
+        and params.logprobs is None
+        and not {"min_tokens", "repetition_penalty"} & params.extras.keys()
+    )
+
+
 class RowScores:
     """Turns the logits of a step into scores whose maximum is each row's next token."""
 
