@@ -18,6 +18,7 @@ def score_items(
     *,
     attempt: Attempt,
     stopping: Stopping,
+    registry: PluginRegistry,
 ) -> bool:
     """Score the items of a shard that are not finished.
 
@@ -27,7 +28,7 @@ def score_items(
     Raises:
         SpecValidationError: A plugin that the bundle needs is not here, or in another version.
     """
-    scorer = _scorers(bundle)
+    scorer = _scorers(bundle, registry)
     for item in bundle.iter_items(shard):
         if item.seq in finished:
             continue
@@ -45,9 +46,8 @@ def score_items(
     return True
 
 
-def _scorers(bundle: Bundle) -> Callable[[int | None, int], Scorer]:
+def _scorers(bundle: Bundle, registry: PluginRegistry) -> Callable[[int | None, int], Scorer]:
     """Return a function that gives the scorer of a pass, made once."""
-    registry = PluginRegistry()
     components = bundle.components()
     made: dict[tuple[int | None, int], Scorer] = {}
 

@@ -5,21 +5,27 @@ shard of the evaluation stage goes the same way, without an engine.
 """
 
 import contextlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from themis.evaluation import PluginRegistry
 from themis.generation.answering import EngineSlot, answer
 from themis.generation.attempt import Attempt, ShardOutcome
+from themis.generation.engines import other_engine
 from themis.generation.items import ShardRequests, engine_settings
 from themis.generation.records import quarantined_record, record_of
 from themis.generation.scoring import score_items
 from themis.generation.stopping import Stopping
-from themis.providers import Completion, Request, create_engine
+from themis.providers import Completion, Engine, EngineSettings, Request, create_engine
 from themis_bundles import Bundle, finished, shard_state
 
 __all__ = ["ShardOutcome", "WorkOptions", "work_shard"]
+
+
+def _tell_nobody(_answered: int, _failed: int) -> None:
+    return
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +40,8 @@ class WorkOptions:
         flush_records: The most records that a kill may lose.
         flush_seconds: The oldest that a record lost by a kill can be.
         drain_seconds: For how long after the deadline or a signal items may still finish.
+        registry: Plugins made in Python: engines, extractors, metrics.
+        on_items: Told after every turn how many more items were answered, and how many failed.
     """
 
     results: Path | None = None
@@ -43,6 +51,8 @@ class WorkOptions:
     flush_records: int = 64
     flush_seconds: float = 5.0
     drain_seconds: float = 30.0
+    registry: PluginRegistry = field(default_factory=PluginRegistry)
+    on_items: Callable[[int, int], None] = _tell_nobody
 
 
 def work_shard(bundle_path: Path, shard: int, options: WorkOptions) -> ShardOutcome:
@@ -89,18 +99,27 @@ def _generate(
     )
     requests = ShardRequests(bundle, shard, done)
     # The files are closed before the engine, which may take longer than a kill leaves.
-    with contextlib.closing(EngineSlot(lambda: create_engine(settings))) as slot:
-        provenance = {"engine": slot.engine.describe(), "options": options.engine_options}
+    start, declared = _engine_maker(settings, options.registry)
+    with contextlib.closing(EngineSlot(start)) as slot:
+        described = {**slot.engine.describe(), **declared}
+        provenance = {"engine": described, "options": options.engine_options}
         with _attempt(bundle, shard, options, len(done), provenance) as attempt:
+            ended = {"ok": 0, "error": 0}
 
             def deliver(completion: Completion) -> None:
-                attempt.append(
-                    completion.id, requests.digests.pop(completion.id), *record_of(completion)
-                )
+                status, record = record_of(completion)
+                attempt.append(completion.id, requests.digests.pop(completion.id), status, record)
+                ended[status] += 1
 
             def give_up(request: Request, deaths: int) -> None:
                 digest = requests.digests.pop(request.id)
                 attempt.append(request.id, digest, "error", quarantined_record(deaths))
+                ended["error"] += 1
+
+            def on_turn() -> None:
+                attempt.tick()
+                options.on_items(ended["ok"], ended["error"])
+                ended["ok"] = ended["error"] = 0
 
             ending = answer(
                 slot,
@@ -108,9 +127,24 @@ def _generate(
                 deliver=deliver,
                 give_up=give_up,
                 stopping=stopping,
-                on_turn=attempt.tick,
+                on_turn=on_turn,
             )
             return attempt.end(ending.state, ending.cause)
+
+
+def _engine_maker(
+    settings: EngineSettings, registry: PluginRegistry
+) -> tuple[Callable[[], Engine], Mapping[str, str]]:
+    """Return what starts the engine, and what a registered one declares for provenance."""
+
+    def start() -> Engine:
+        other = other_engine(settings, registry)
+        return create_engine(settings) if other is None else other
+
+    if not registry.has_inference_engine(settings.provider):
+        return start, {}
+    found = registry.get_inference_engine_registration(settings.provider)
+    return start, {"plugin_version": found.version}
 
 
 def _evaluate(
@@ -121,7 +155,9 @@ def _evaluate(
     stopping: Stopping,
 ) -> ShardOutcome:
     with _attempt(bundle, shard, options, len(done), {}) as attempt:
-        everything = score_items(bundle, shard, done, attempt=attempt, stopping=stopping)
+        everything = score_items(
+            bundle, shard, done, attempt=attempt, stopping=stopping, registry=options.registry
+        )
         if everything:
             return attempt.end("complete")
         return attempt.end("partial", stopping.cause or "")

@@ -34,7 +34,7 @@ class Session:
     """Whether the store keeps the contents of dataset items."""
 
     registry: PluginRegistry = field(default_factory=PluginRegistry)
-    """The extractors and metrics."""
+    """The plugins: engines, extractors, metrics, functions of datasets."""
 
     providers: Mapping[str, Provider] = field(default_factory=dict)
     """Datasets made in Python, by name."""
@@ -52,4 +52,5 @@ class Session:
             base_dir=self.base_dir,
             global_seed=self.global_seed,
             providers=self.providers,
+            functions=self.registry.functions,
         )

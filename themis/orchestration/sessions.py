@@ -1,12 +1,14 @@
 """Open a session from the files that a user wrote."""
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from themis.errors import SpecValidationError, StorageError
+from themis.evaluation import PluginRegistry
 from themis.handoff.session import Session
-from themis.specs import ProjectSpec, SqliteBlobStorageSpec
+from themis.planning.datasets import Provider
+from themis.specs import BenchmarkSpec, ProjectSpec, SqliteBlobStorageSpec
 from themis.specs.loading import Loaded, load_benchmark, load_project
 from themis.storage import Store, open_store
 
@@ -30,16 +32,38 @@ def open_session(benchmark: str, project: Path | None = None) -> Iterator[Sessio
     loaded = load_benchmark(benchmark)
     found = load_project(project or find_project(loaded.base_dir, Path.cwd()))
     with open_project_store(found) as store:
-        yield Session(
-            store=store,
-            benchmark=loaded.spec,
-            base_dir=loaded.base_dir,
-            project_name=found.spec.project_name,
-            global_seed=found.spec.global_seed,
-            keep_payloads=found.spec.storage.store_item_payloads,
-            model_paths=model_paths(found),
-            policy=found.spec.execution_policy,
-        )
+        yield make_session(store, found, loaded)
+
+
+def make_session(
+    store: Store,
+    project: Loaded[ProjectSpec],
+    benchmark: Loaded[BenchmarkSpec],
+    *,
+    registry: PluginRegistry | None = None,
+    providers: Mapping[str, Provider] | None = None,
+) -> Session:
+    """Return what every step needs to work on a benchmark in a project's store.
+
+    Args:
+        store: The project's open store.
+        project: The project.
+        benchmark: What to evaluate.
+        registry: The plugins; the built-in ones when not given.
+        providers: Datasets made in Python, by name.
+    """
+    return Session(
+        store=store,
+        benchmark=benchmark.spec,
+        base_dir=benchmark.base_dir,
+        project_name=project.spec.project_name,
+        global_seed=project.spec.global_seed,
+        keep_payloads=project.spec.storage.store_item_payloads,
+        registry=registry or PluginRegistry(),
+        providers=providers or {},
+        model_paths=model_paths(project),
+        policy=project.spec.execution_policy,
+    )
 
 
 @contextlib.contextmanager

@@ -8,6 +8,7 @@ otherwise, so memory does not grow with the benchmark.
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from themis.planning.continuations import compile_continuations
 from themis.planning.datasets import Provider, load_items
 from themis.planning.items import DataItem
 from themis.planning.prompts import compile_variant, item_namespace
+from themis.planning.transforms import Function
 from themis.specs import BenchmarkSpec, InferenceParamsSpec, ModelSpec, PromptVariantSpec, SliceSpec
 from themis_bundles import canonical_json, sha256_hex
 
@@ -67,6 +69,7 @@ def plan_trials(
     base_dir: Path,
     global_seed: int,
     providers: Mapping[str, Provider],
+    functions: Mapping[str, Function] | None = None,
 ) -> Iterator[PlannedTrial]:
     """Yield every trial of a benchmark, always in the same order.
 
@@ -77,6 +80,7 @@ def plan_trials(
         base_dir: The directory that dataset paths are relative to.
         global_seed: The seed of queries that name none.
         providers: Datasets made in Python, by name.
+        functions: The functions that `python` transforms name.
 
     Raises:
         SpecValidationError: A dataset cannot be read, a query cannot be met, or a prompt names
@@ -84,7 +88,16 @@ def plan_trials(
     """
     grid = [(params, params.canonical_hash) for params in benchmark.inference_grid.expand()]
     sources = {
-        part.slice_id: _ItemSource(part, base_dir, global_seed, providers)
+        part.slice_id: _ItemSource(
+            partial(
+                load_items,
+                part,
+                base_dir=base_dir,
+                global_seed=global_seed,
+                providers=providers,
+                functions=functions,
+            )
+        )
         for part in benchmark.slices
     }
     uses = {
@@ -157,12 +170,8 @@ def slice_namespace(benchmark: BenchmarkSpec, part: SliceSpec) -> Mapping[str, A
 class _ItemSource:
     """A slice's items, read again only when they are too many to keep."""
 
-    def __init__(
-        self, part: SliceSpec, base_dir: Path, global_seed: int, providers: Mapping[str, Provider]
-    ) -> None:
-        self._load: Callable[[], Iterator[DataItem]] = lambda: load_items(
-            part, base_dir=base_dir, global_seed=global_seed, providers=providers
-        )
+    def __init__(self, load: Callable[[], Iterator[DataItem]]) -> None:
+        self._load = load
         self._kept: list[DataItem] | None = None
 
     def items(self, *, keep: bool) -> Iterator[DataItem]:
