@@ -2,7 +2,7 @@
 
 import dataclasses
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
@@ -21,6 +21,13 @@ if TYPE_CHECKING:
     type=click.FloatRange(min=0, min_open=True),
     help="What one GPU generates: adds GPU-hours and the time of a shard.",
 )
+@click.option(
+    "--price",
+    "prices",
+    multiple=True,
+    metavar="MODEL=PROMPT,ANSWER",
+    help="What a million tokens of a model's prompts and answers cost; may be repeated.",
+)
 @project_option
 @json_option
 def command(
@@ -28,6 +35,7 @@ def command(
     other: str | None,
     shard_items: int,
     tokens_per_second: float | None,
+    prices: tuple[str, ...],
     project: Path | None,
     *,
     as_json: bool,
@@ -41,7 +49,9 @@ def command(
         themis plan my-eval/benchmark.toml
         themis plan new/benchmark.toml --diff old/benchmark.toml
     """
+    from themis.handoff.estimate import estimate_plan, parse_prices
     from themis.handoff.register import register_plan
+    from themis.orchestration.progress import evaluation_progress
     from themis.orchestration.sessions import open_session
 
     if other is not None:
@@ -50,6 +60,13 @@ def command(
 
     with open_session(benchmark, project) as session:
         plan = register_plan(session)
+        estimate = estimate_plan(
+            plan,
+            open_scores=evaluation_progress(session.store, plan.run).pending,
+            shard_items=shard_items,
+            tokens_per_second=tokens_per_second,
+            prices=parse_prices(prices) if prices else None,
+        )
     if as_json:
         print_json(
             {
@@ -58,42 +75,28 @@ def command(
                 "trials": plan.run.trials,
                 "candidates": plan.candidates,
                 "pending": plan.pending,
-                "estimate": _estimate(plan, shard_items, tokens_per_second),
+                "estimate": {
+                    **dataclasses.asdict(estimate),
+                    "total_work_items": estimate.total_work_items,
+                    "estimated_total_tokens": estimate.estimated_total_tokens,
+                },
                 "cells": [dataclasses.asdict(cell) for cell in plan.cells],
             }
         )
         return
     _print_matrix(plan)
-    if tokens_per_second is not None:
-        estimate = _estimate(plan, shard_items, tokens_per_second)
+    if estimate.gpu_hours is not None:
         click.echo(
             f"At {tokens_per_second:g} tokens/s the open work takes at most "
-            f"{estimate['gpu_hours']:,.2f} GPU-hours in {estimate['shards']:,} shards of at most "
-            f"{estimate['shard_minutes']:,.1f} minutes each, model loading not counted."
+            f"{estimate.gpu_hours:,.2f} GPU-hours in {estimate.shards:,} shards of at most "
+            f"{estimate.shard_minutes:,.1f} minutes each, model loading not counted."
         )
-
-
-def _estimate(
-    plan: "RegisteredPlan", shard_items: int, tokens_per_second: float | None
-) -> dict[str, Any]:
-    """Bound the open work: every answer as long as it may be."""
-    cells = [cell for cell in plan.cells if cell.generates and cell.candidates]
-    open_items = {id(cell): cell.candidates - cell.held for cell in cells}
-    tokens = sum(cell.max_new_tokens * open_items[id(cell)] // cell.candidates for cell in cells)
-    per_model: dict[str, int] = {}
-    for cell in cells:
-        per_model[cell.model_id] = per_model.get(cell.model_id, 0) + open_items[id(cell)]
-    longest = max((cell.max_new_tokens / cell.candidates for cell in cells), default=0.0)
-    estimate: dict[str, Any] = {
-        "open": plan.pending,
-        "shards": sum(-(-count // shard_items) for count in per_model.values()),
-        "max_new_tokens": tokens,
-    }
-    if tokens_per_second is not None:
-        largest = min(shard_items, max(per_model.values(), default=0))
-        estimate["gpu_hours"] = tokens / tokens_per_second / 3600
-        estimate["shard_minutes"] = longest * largest / tokens_per_second / 60
-    return estimate
+    if estimate.estimated_total_cost is not None:
+        click.echo(
+            f"At these prices the open work costs at most {estimate.estimated_total_cost:,.2f}: "
+            f"{estimate.estimated_prompt_tokens:,} tokens of prompts and at most "
+            f"{estimate.estimated_completion_tokens:,} of answers."
+        )
 
 
 def _print_diff(benchmark: str, other: str, project: Path | None, *, as_json: bool) -> None:

@@ -15,6 +15,7 @@ from themis.handoff.importing import ImportOptions, ImportReport, import_results
 from themis.handoff.register import RegisteredPlan, register_plan
 from themis.handoff.scoring import score_pending
 from themis.handoff.session import Session
+from themis.orchestration.progress import ProgressTracker, generation_progress, read_progress
 from themis.storage.ledger import bundle_path, exports_of
 from themis.storage.plans import Run
 from themis_bundles import Bundle, incomplete_shards
@@ -59,6 +60,7 @@ def run_benchmark(
     *,
     shard_items: int = DEFAULT_SHARD_ITEMS,
     say: Callable[[str], None] = lambda _line: None,
+    tracker: ProgressTracker | None = None,
 ) -> RunOutcome:
     """Plan, generate, import and score; the same call again continues or does nothing.
 
@@ -67,19 +69,60 @@ def run_benchmark(
         dispatch: Who works on the bundle.
         shard_items: The most items of a shard.
         say: Told in a sentence what happens next.
+        tracker: Follows the run; a dispatch that works here tells it of its items.
 
     Raises:
         ThemisError: A step cannot be done; what was done before stays.
     """
     plan = register_plan(session)
     say(f"planned {plan.candidates:,} candidates as {plan.run.run_id}; {plan.pending:,} open")
-    generated = _finish_earlier_bundles(session, plan.run, dispatch, say)
-    generated += _generate(session, plan.run, dispatch, shard_items, say)
-    scored = score_pending(session, plan.run)
+    _count(session, plan.run, tracker)
+    generated = generate(session, plan.run, dispatch, shard_items=shard_items, say=say)
+    _count(session, plan.run, tracker)
+    scored = evaluate(session, plan.run, say=say, tracker=tracker)
+    _count(session, plan.run, tracker)
+    answers = generation_progress(session.store, plan.run)
+    return RunOutcome(plan, generated, scored, answers.total - answers.completed)
+
+
+def generate(
+    session: Session,
+    run: Run,
+    dispatch: Dispatch,
+    *,
+    shard_items: int = DEFAULT_SHARD_ITEMS,
+    say: Callable[[str], None] = lambda _line: None,
+) -> int:
+    """Have every open candidate of a registered plan answered, in a bundle, and import them.
+
+    Returns:
+        How many records were brought into the store.
+    """
+    stored = _finish_earlier_bundles(session, run, dispatch, say)
+    return stored + _generate(session, run, dispatch, shard_items, say)
+
+
+def evaluate(
+    session: Session,
+    run: Run,
+    *,
+    say: Callable[[str], None] = lambda _line: None,
+    tracker: ProgressTracker | None = None,
+) -> int:
+    """Score every answer of a registered plan that a pass has not scored.
+
+    Returns:
+        How many candidates were scored, counting a candidate once for each score pass.
+    """
+    scored = score_pending(session, run, **({"on_scored": tracker.scored} if tracker else {}))
     if scored:
         say(f"scored {scored:,} candidates")
-    wanted = sum(cell.candidates for cell in plan.cells if cell.generates)
-    return RunOutcome(plan, generated, scored, wanted - _answered(session, plan.run))
+    return scored
+
+
+def _count(session: Session, run: Run, tracker: ProgressTracker | None) -> None:
+    if tracker is not None:
+        tracker.counted(read_progress(session.store, run))
 
 
 def dispatch_here(options: WorkOptions) -> Dispatch:
@@ -141,17 +184,3 @@ def _records_imported(session: Session, bundle: int) -> int:
     for shard, counts in rows:
         best[shard] = max(best.get(shard, 0), json.loads(counts)["records"])
     return sum(best.values())
-
-
-def _answered(session: Session, run: Run) -> int:
-    """Return how many candidates of the slices that generate have an answer."""
-    generating = [p.slice_id for p in session.benchmark.slices if p.generation is not None]
-    marks = ",".join("?" * len(generating))
-    (ok,) = session.store.db.execute(
-        "SELECT count(*) FROM run_trials r JOIN candidates c ON c.trial = r.trial"  # noqa: S608
-        " JOIN trials t ON t.id = r.trial JOIN specs s ON s.id = t.slice"
-        " WHERE r.run = ? AND c.status = 0 AND c.sample < ?"
-        f" AND json_extract(s.body, '$.slice_id') IN ({marks})",
-        (run.key, run.num_samples, *generating),
-    ).fetchone()
-    return int(ok)

@@ -4,6 +4,7 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 
+import pytest
 from click.testing import Result
 
 Themis = Callable[..., Result]
@@ -25,7 +26,7 @@ def test_an_estimate_bounds_gpu_hours_and_shard_time(project: Path, themis: Them
 
     found = json.loads(themis("plan", "benchmark.toml", *options).stdout)["estimate"]
 
-    assert found["max_new_tokens"] == 80 * 64
+    assert found["estimated_completion_tokens"] == 80 * 64
     assert found["gpu_hours"] == 80 / 3600
     assert (found["shards"], found["shard_minutes"]) == (4, 20 / 60)
 
@@ -37,7 +38,39 @@ def test_what_is_done_is_no_part_of_the_estimate(project: Path, themis: Themis) 
     found = json.loads(themis("plan", "benchmark.toml", "--json").stdout)
 
     assert found["pending"] == 0
-    assert found["estimate"]["max_new_tokens"] == 0
+    assert found["estimate"]["estimated_completion_tokens"] == 0
+
+
+def test_prices_bound_the_cost_of_the_open_work(project: Path, themis: Themis) -> None:
+    assert project.exists()
+    command = ("plan", "benchmark.toml", "--price", "arithmetic=2,10")
+
+    found = json.loads(themis(*command, "--json").stdout)["estimate"]
+    shown = themis(*command).stdout
+
+    expected = (2 * found["estimated_prompt_tokens"] + 10 * 80 * 64) / 1_000_000
+    assert found["estimated_total_cost"] == expected
+    assert found["work_items_by_stage"] == {"generation": 80, "evaluation": 80}
+    assert "the open work costs at most 0.0" in shown
+
+
+@pytest.mark.parametrize(
+    ("price", "message"),
+    [
+        ("arithmetic=2", "write it as MODEL=PROMPT,ANSWER"),
+        ("arithmetic=2,-1", "write it as MODEL=PROMPT,ANSWER"),
+        ("other=1,1", "no model 'other' generates in this plan; its models are arithmetic"),
+    ],
+)
+def test_a_price_that_says_nothing_is_refused(
+    project: Path, themis: Themis, price: str, message: str
+) -> None:
+    assert project.exists()
+
+    refused = themis("plan", "benchmark.toml", "--price", price)
+
+    assert refused.exit_code == 2
+    assert message in refused.stderr
 
 
 def test_a_diff_says_what_a_change_keeps_adds_and_removes(project: Path, themis: Themis) -> None:
