@@ -37,17 +37,15 @@ def choose_dispatch(
     """
     from themis.generation.worker import WorkOptions
     from themis.orchestration.run import dispatch_here
-    from themis.providers.hosted import policy_options, with_defaults
-    from themis.providers.registry import asks_a_service
+    from themis.providers.hosted import policy_options
+    from themis.providers.registry import SERVICES, asks_a_service
 
     policy = policy_options(session.policy)
-    services = {m.provider for m in session.benchmark.models if asks_a_service(m.provider)}
+    if policy and any(asks_a_service(model.provider) for model in session.benchmark.models):
+        engine_options = {SERVICES: policy, **engine_options}
     if profile is None:
-        options = with_defaults(engine_options, policy, sorted(services))
-        return dispatch_here(WorkOptions(model_paths=model_paths, engine_options=options))
-    found = with_settings(read_profile(profile), model_paths, engine_options)
-    engine = with_defaults(found.engine, policy, sorted(services))
-    return dispatch_to(found.model_copy(update={"engine": engine}))
+        return dispatch_here(WorkOptions(model_paths=model_paths, engine_options=engine_options))
+    return dispatch_to(with_settings(read_profile(profile), model_paths, engine_options))
 
 
 def read_profile(profile: str | Path) -> "ClusterProfile":

@@ -21,7 +21,7 @@ import queue
 import random
 import threading
 import time
-from collections.abc import Coroutine, Iterable, Mapping
+from collections.abc import Coroutine, Mapping
 from dataclasses import replace
 from typing import Annotated, Any, Protocol, TypeVar
 
@@ -369,21 +369,6 @@ def policy_options(policy: ExecutionPolicySpec) -> dict[str, Any]:
         for name, value in policy.model_dump(mode="json", exclude_unset=True).items()
         if renamed.get(name, name) in HostedOptions.__struct_fields__
     }
-
-
-def with_defaults(
-    options: Mapping[str, Any], defaults: Mapping[str, Any], providers: Iterable[str]
-) -> dict[str, Any]:
-    """Return engine options in which these providers also have defaults.
-
-    What is set already, for the provider or for all, stays.
-
-    >>> with_defaults({"max_retries": 1}, {"max_retries": 9, "max_in_flight": 8}, ["openai"])
-    {'max_retries': 1, 'openai': {'max_in_flight': 8}}
-    """
-    open_ones = {name: value for name, value in defaults.items() if name not in options}
-    own = {name: {**open_ones, **options.get(name, {})} for name in providers}
-    return {**options, **{name: values for name, values in own.items() if values}}
 
 
 def expected_tokens(request: Request) -> int:

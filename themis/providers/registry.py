@@ -16,12 +16,16 @@ from typing import Any
 from themis.errors import ErrorCode, missing_extra
 from themis.providers.protocol import Engine, EngineInitError, EngineSettings
 
+SERVICES = "services"
+"""The key of options for every engine that asks a service."""
+
 
 def create_engine(settings: EngineSettings) -> Engine:
     """Return a loaded engine.
 
     `settings.options` may hold options for one engine under its name (`{"vllm": {...}}`);
-    they go before plain ones, and those of other engines are left out.
+    they go before plain ones, and those of other engines are left out. Those under `services`
+    are for every engine that asks a service, and come last.
 
     Raises:
         EngineInitError: The provider is unknown, an option is, or the model does not load.
@@ -34,7 +38,7 @@ def create_engine(settings: EngineSettings) -> Engine:
             code=ErrorCode.PLUGIN_INCOMPATIBLE,
             details={"provider": settings.provider, "known": sorted(_BUILDERS)},
         )
-    return build(replace(settings, options=_own_options(settings.provider, settings.options)))
+    return build(replace(settings, options=own_options(settings.provider, settings.options)))
 
 
 def needs_model_files(provider: str) -> bool:
@@ -47,9 +51,21 @@ def asks_a_service(provider: str) -> bool:
     return provider not in _IN_PROCESS
 
 
-def _own_options(provider: str, options: Mapping[str, Any]) -> dict[str, Any]:
-    shared = {key: value for key, value in options.items() if key not in _BUILDERS}
-    return {**shared, **options.get(provider, {})}
+def own_options(provider: str, options: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the options that are meant for a provider, by the rule of `create_engine`.
+
+    >>> own_options("openai", {"services": {"max_retries": 9}, "hf": {"dtype": "auto"}})
+    {'max_retries': 9}
+    >>> own_options("hf", {"services": {"max_retries": 9}, "hf": {"dtype": "auto"}})
+    {'dtype': 'auto'}
+    """
+    policy = options.get(SERVICES, {}) if asks_a_service(provider) else {}
+    shared = {key: value for key, value in options.items() if not _names_engines(key)}
+    return {**policy, **shared, **options.get(provider, {})}
+
+
+def _names_engines(key: str) -> bool:
+    return key in _BUILDERS or key == SERVICES or ":" in key
 
 
 def _demo(settings: EngineSettings) -> Engine:
