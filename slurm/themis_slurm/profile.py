@@ -12,7 +12,6 @@ that look like secrets are refused, because Slurm may store a job's environment 
 """
 
 import re
-import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Literal, Self
@@ -21,6 +20,7 @@ from pydantic import BeforeValidator, Field, JsonValue, ValidationError, model_v
 
 from themis_bundles.model import Frozen
 from themis_slurm.errors import ProfileError
+from themis_slurm.inheritance import Layers, read_layers
 
 _CLOCK = re.compile(r"(?:(?P<d>\d+)-)?(?P<h>\d{1,3}):(?P<m>[0-5]\d):(?P<s>[0-5]\d)")
 _SECRET = re.compile(r"token|secret|passw|credential|(api|private|access)_?key", re.IGNORECASE)
@@ -242,36 +242,26 @@ class ClusterProfile(Frozen):
 
 
 def load_profile(path: Path) -> ClusterProfile:
-    """Read a profile.
+    """Read a profile, and those that it extends.
 
-    Relative directories are taken from the profile's own folder.
+    Relative directories are taken from the folder of the file that names them.
 
     Raises:
-        ProfileError: It cannot be read, is not TOML, or breaks a rule; every problem is named
-            with its key path.
+        ProfileError: A file cannot be read, is not TOML, or breaks a rule; every problem is
+            named with its key path, and with its file when that is another one.
     """
+    layers = read_layers(path)
     try:
-        content = tomllib.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise ProfileError(path, (f"cannot be read: {error.strerror}",)) from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise ProfileError(path, (f"is not TOML: {error}",)) from error
-    try:
-        profile = ClusterProfile.model_validate(content)
+        return ClusterProfile.model_validate(layers.content)
     except ValidationError as error:
-        raise ProfileError(path, tuple(_problems(error))) from None
-    here = path.parent.absolute()
-    return profile.model_copy(
-        update={
-            "results": None if profile.results is None else here / profile.results,
-            "models": {name: _absolute(here, place) for name, place in profile.models.items()},
-        }
-    )
+        problems = tuple(_with_origin(layers, path, found) for found in _problems(error))
+        raise ProfileError(path, problems) from None
 
 
-def _absolute(here: Path, place: str) -> str:
-    """Take a path from the profile's folder, unless it is below a home directory."""
-    return place if place.startswith("~") else str(here / place)
+def _with_origin(layers: Layers, path: Path, problem: str) -> str:
+    """Add to a problem the file that it comes from, when that is not the profile itself."""
+    origin = layers.origin(problem.partition(":")[0])
+    return problem if origin in {None, path} else f"{problem} (set in {origin})"
 
 
 def _problems(error: ValidationError) -> Iterator[str]:

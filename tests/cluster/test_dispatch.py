@@ -9,7 +9,9 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import pytest
+from click.testing import CliRunner
 
+from themis.cli import main
 from themis_bundles import Bundle, BundleInfo, BundleWriter, GroupSpec, shard_state, verify
 from themis_bundles.results import read_statuses
 from themis_slurm import scheduler
@@ -469,6 +471,13 @@ def test_shards_run_inside_a_container(
 class TestWithoutAccounting:
     """Everything works; only the words for what went wrong are fewer."""
 
+    def test_a_profile_is_written_without_accounts(self) -> None:
+        done = CliRunner().invoke(main, ["slurm", "profile", "init"])
+
+        assert done.exit_code == 0, done.output
+        assert "keeps no accounts" in done.stdout
+        assert "requeue = false" in done.stdout
+
     def test_a_bundle_becomes_complete(self, twelve: Workspace) -> None:
         status = finish(twelve, profile(50, account=None))
 
@@ -524,6 +533,23 @@ def status_of_files(workspace: Workspace) -> int:
     """Count finished items without asking anybody."""
     states = [shard_state(workspace.bundle, shard) for shard in range(3)]
     return sum(state.ok for state in states)
+
+
+def test_a_profile_written_from_the_cluster_runs_a_bundle_on_it(
+    cluster: object, tmp_path: Path
+) -> None:
+    path = tmp_path / "cluster.toml"
+    done = CliRunner().invoke(main, ["slurm", "profile", "init", "--out", str(path)])
+    assert done.exit_code == 0, done.output
+    assert CliRunner().invoke(main, ["slurm", "profile", "init", "--out", str(path)]).exit_code == 2
+    written = load_profile(path)
+    workspace = open_workspace(make_bundle(tmp_path / "bundle", shards=2, items=2))
+
+    status = finish(workspace, written)
+
+    assert status.complete
+    assert (written.account, written.gpus, written.gpu_type) == ("dev", 1, "fake")
+    assert "arrays of up to 9 elements" in path.read_text()
 
 
 def test_the_doctor_looks_at_the_cluster_and_at_a_node(cluster: object, tmp_path: Path) -> None:

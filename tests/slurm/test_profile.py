@@ -42,7 +42,14 @@ def test_every_shipped_profile_loads(path: Path) -> None:
 
 
 def test_there_are_shipped_profiles() -> None:
-    assert {path.stem for path in PROFILES.glob("*.toml")} == {"local", "devcluster", "generic-gpu"}
+    assert {path.stem for path in PROFILES.glob("*.toml")} == {
+        "cpu",
+        "devcluster",
+        "generic-gpu",
+        "h100-apptainer",
+        "local",
+        "workstation",
+    }
 
 
 @pytest.mark.parametrize("name", BROKEN)
@@ -96,3 +103,80 @@ def test_relative_results_are_taken_from_the_profile(tmp_path: Path) -> None:
     path.write_text('results = "out"\n')
 
     assert load_profile(path).results == tmp_path / "out"
+
+
+class TestExtends:
+    """A profile on top of another."""
+
+    @staticmethod
+    def write(folder: Path, **files: str) -> Path:
+        for name, text in files.items():
+            (folder / f"{name}.toml").write_text(text)
+        return folder / "mine.toml"
+
+    def test_tables_merge_lists_replace_and_the_nearer_file_wins(self, tmp_path: Path) -> None:
+        path = self.write(
+            tmp_path,
+            site='partition = "gpu"\ncpus = 2\nsetup = ["a", "b"]\n[variables]\nA = "1"\nB = "1"\n',
+            team='extends = "site.toml"\ncpus = 4\n[variables]\nB = "2"\n',
+            mine='extends = "team.toml"\nsetup = ["c"]\n[variables]\nC = "3"\n',
+        )
+
+        profile = load_profile(path)
+
+        assert (profile.partition, profile.cpus, profile.setup) == ("gpu", 4, ("c",))
+        assert profile.variables == {"A": "1", "B": "2", "C": "3"}
+
+    def test_relative_paths_belong_to_the_file_that_holds_them(self, tmp_path: Path) -> None:
+        (tmp_path / "etc").mkdir()
+        (tmp_path / "etc" / "site.toml").write_text(
+            'results = "../out"\n[models]\na = "models/a"\nb = "~/b"\n'
+            '[container]\nruntime = "apptainer"\nimage = "./themis.sif"\n'
+        )
+        path = self.write(tmp_path, mine='extends = "etc/site.toml"\n[models]\nc = "models/c"\n')
+
+        profile = load_profile(path)
+
+        assert profile.results == tmp_path / "out"
+        assert profile.models == {
+            "a": str(tmp_path / "etc" / "models" / "a"),
+            "b": "~/b",
+            "c": str(tmp_path / "models" / "c"),
+        }
+        assert profile.container is not None
+        assert profile.container.image == str(tmp_path / "etc" / "themis.sif")
+
+    def test_a_problem_names_the_file_that_it_is_in(self, tmp_path: Path) -> None:
+        path = self.write(
+            tmp_path,
+            site='cpus = 0\ngpu_type = "h100"\n[models]\nx = 3\n',
+            mine='extends = "site.toml"\nnope = 1\n',
+        )
+
+        with pytest.raises(ProfileError) as caught:
+            load_profile(path)
+
+        site = f"(set in {tmp_path / 'site.toml'})"
+        own, cpus, model = sorted(caught.value.problems, key=lambda text: "cm".find(text[0]))
+        assert own == "nope: is not a field of a cluster profile"
+        assert (cpus[:5], model[:9]) == ("cpus:", "models.x:")
+        assert cpus.endswith(site)
+        assert model.endswith(site)
+
+    @pytest.mark.parametrize(
+        ("files", "words"),
+        [
+            ({"mine": 'extends = "mine.toml"'}, "the files extend each other: mine.toml"),
+            (
+                {"mine": 'extends = "b.toml"', "b": 'extends = "mine.toml"'},
+                "mine.toml -> b.toml -> mine.toml",
+            ),
+            ({"mine": 'extends = "none.toml"'}, "extends: there is no "),
+            ({"mine": "extends = 3"}, "extends: must be the path of another profile"),
+        ],
+    )
+    def test_what_cannot_be_extended_is_refused(
+        self, tmp_path: Path, files: dict[str, str], words: str
+    ) -> None:
+        with pytest.raises(ProfileError, match=words):
+            load_profile(self.write(tmp_path, **files))

@@ -16,6 +16,7 @@ from themis.cli.options import (
     print_json,
     say,
 )
+from themis.cli.slurm_profile import command as profile_command
 
 if TYPE_CHECKING:
     from themis_slurm.profile import ClusterProfile
@@ -36,6 +37,8 @@ def command() -> None:
         themis slurm watch my-bundle
     """
 
+
+command.add_command(profile_command, "profile")
 
 _bundle = click.argument("bundle", type=DIRECTORY)
 _needs_profile = click.option("--profile", required=True, help="The cluster profile.")
