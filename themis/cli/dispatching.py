@@ -35,17 +35,14 @@ def choose_dispatch(
     Raises:
         SpecValidationError: The profile is not valid.
     """
-    from themis.generation.worker import WorkOptions
-    from themis.orchestration.run import dispatch_here
-    from themis.providers.hosted import policy_options
-    from themis.providers.registry import SERVICES, asks_a_service
+    from themis.orchestration.run import dispatch_here, options_here, with_policy
 
-    policy = policy_options(session.policy)
-    if policy and any(asks_a_service(model.provider) for model in session.benchmark.models):
-        engine_options = {SERVICES: policy, **engine_options}
     if profile is None:
-        return dispatch_here(WorkOptions(model_paths=model_paths, engine_options=engine_options))
-    return dispatch_to(with_settings(read_profile(profile), model_paths, engine_options))
+        return dispatch_here(
+            options_here(session, model_paths=model_paths, engine_options=engine_options)
+        )
+    options = with_policy(session, engine_options)
+    return dispatch_to(with_settings(read_profile(profile), model_paths, options))
 
 
 def read_profile(profile: str | Path) -> "ClusterProfile":

@@ -5,9 +5,10 @@ The generation goes through a bundle, here as on a cluster. Who works on the bun
 """
 
 import json
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from themis.generation.worker import ShardOutcome, WorkOptions, work_shard
 from themis.handoff.export import DEFAULT_SHARD_ITEMS, export_generation
@@ -16,6 +17,8 @@ from themis.handoff.register import RegisteredPlan, register_plan
 from themis.handoff.scoring import score_pending
 from themis.handoff.session import Session
 from themis.orchestration.progress import ProgressTracker, generation_progress, read_progress
+from themis.providers.hosted import policy_options
+from themis.providers.registry import SERVICES, asks_a_service
 from themis.storage.ledger import bundle_path, exports_of
 from themis.storage.plans import Run
 from themis_bundles import Bundle, incomplete_shards
@@ -125,6 +128,40 @@ def _count(session: Session, run: Run, tracker: ProgressTracker | None) -> None:
         tracker.counted(read_progress(session.store, run))
 
 
+def options_here(
+    session: Session,
+    *,
+    engine_options: Mapping[str, Any] | None = None,
+    model_paths: Mapping[str, str] | None = None,
+    tracker: ProgressTracker | None = None,
+) -> WorkOptions:
+    """Return how a session's shards are worked on in this process.
+
+    Args:
+        session: The benchmark, the plugins and the project's policy.
+        engine_options: Options of the engines, plain or by provider.
+        model_paths: Where models lie; these go before the project's.
+        tracker: Told of the items.
+    """
+    options = WorkOptions(
+        model_paths={**session.model_paths, **(model_paths or {})},
+        engine_options=with_policy(session, engine_options or {}),
+        registry=session.registry,
+    )
+    return options if tracker is None else replace(options, on_items=tracker.generated)
+
+
+def with_policy(session: Session, engine_options: Mapping[str, Any]) -> dict[str, Any]:
+    """Return options of engines, with the project's policy for those that ask a service.
+
+    An option that is given goes before the policy.
+    """
+    policy = policy_options(session.policy)
+    if policy and any(asks_a_service(model.provider) for model in session.benchmark.models):
+        return {SERVICES: policy, **engine_options}
+    return dict(engine_options)
+
+
 def dispatch_here(options: WorkOptions) -> Dispatch:
     """Return the dispatch that works on one shard after another in this process."""
 
@@ -144,7 +181,7 @@ def _finish_earlier_bundles(
     stored = 0
     for exported in exports_of(session.store, run.key, "generation"):
         path = bundle_path(session.store, exported)
-        if _records_imported(session, exported.key) >= exported.items or not path.is_dir():
+        if records_imported(session, exported.key) >= exported.items or not path.is_dir():
             continue
         report = _import(session, path, dispatch)
         stored += report.stored
@@ -175,7 +212,7 @@ def _import(session: Session, path: Path, dispatch: Dispatch) -> ImportReport:
     return import_results(session.store, path, results=results, options=options)
 
 
-def _records_imported(session: Session, bundle: int) -> int:
+def records_imported(session: Session, bundle: int) -> int:
     """Return how many records of a bundle are in the ledger, the fullest import per shard."""
     rows = session.store.db.execute(
         "SELECT shard, counts FROM imports WHERE bundle = ?", (bundle,)
