@@ -2,68 +2,71 @@
 
 `examine` looks from the login node; `examine_node` runs the same kind of checks as a short job
 on a compute node, where GPUs, models and the shared file system really have to be. Neither
-changes anything but a probe file that it removes.
+changes anything but probe files that it removes.
 """
 
 import json
 import os
-import secrets
 import shlex
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import asdict, dataclass
+import time
+from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
+import themis
 from themis.errors import EnvironmentNotReadyError
-from themis.providers.models import check_model_directory, resolve_model
-from themis_bundles import Bundle, BundleError, verify
+from themis_bundles import BundleError, verify
 from themis_slurm import scheduler
+from themis_slurm.checks import (
+    LIBRARIES,
+    clock_finding,
+    clock_findings,
+    model_findings,
+    providers_of,
+    skew_of,
+    space_findings,
+    write_findings,
+)
 from themis_slurm.errors import SchedulerError
+from themis_slurm.findings import Finding, Level
 from themis_slurm.import_path import importable
-from themis_slurm.launch import python_command, setup_lines, srun_flags
+from themis_slurm.launch import local_environment, python_command, setup_lines, srun_flags
 from themis_slurm.local_pool import assign_gpus
 from themis_slurm.options import write_options
-from themis_slurm.profile import ClusterProfile, Container
+from themis_slurm.preflight import RESULTS_PER_ITEM_BYTE, results_folder
+from themis_slurm.profile import ClusterProfile
 from themis_slurm.resources import flags, resource_options
 from themis_slurm.sbatch_array import passed_environment
 from themis_slurm.workspace import Workspace, open_for_profile
 
-Level = Literal["ok", "warning", "error"]
-
-# Engines without model files.
-WITHOUT_FILES = frozenset({"demo"})
-# Result records are of the size of their items; three times that leaves room for retries.
-RESULTS_PER_ITEM_BYTE = 3
 LEAST_FREE_BYTES = 1 << 30
 # Two dispatch files and three result files, and as many again for retries.
 FILES_PER_SHARD = 10
 NODE_CHECK_MINUTES = 5
+# A job that has answered may take so long to end.
+ANSWER_S = 5.0
+OLDEST_PYTHON = (3, 11)
 _LOCAL_FILE_SYSTEMS = frozenset({"tmpfs", "overlay", "ext4", "ext3", "xfs", "btrfs", "zfs", "9p"})
 _COMMANDS = ("sbatch", "squeue", "scancel", "scontrol", "srun")
+_SHARED = "shared file system"
 
-
-@dataclass(frozen=True)
-class Finding:
-    """One thing that was looked at.
-
-    Attributes:
-        level: `ok`, `warning` (it may be meant so), or `error` (shards would fail).
-        check: What was looked at, in a word or two.
-        message: What was found.
-        fix: What to do about it; empty when nothing.
-    """
-
-    level: Level
-    check: str
-    message: str
-    fix: str = ""
-
-    def to_dict(self) -> dict[str, str]:
-        """Give the facts as JSON."""
-        return asdict(self)
+# Must run on any Python, however old, to say how old it is.
+_PROBE = """
+import json, sys
+facts = {"python": list(sys.version_info[:3]), "missing": []}
+try:
+    import themis
+    import themis_slurm.task
+    from themis_slurm.checks import is_installed
+    facts["themis"] = themis.__version__
+    facts["missing"] = [name for name in sys.argv[1:] if not is_installed(name)]
+except BaseException as error:
+    facts["error"] = "%s: %s" % (type(error).__name__, error)
+print(json.dumps(facts))
+"""
 
 
 def examine(profile: ClusterProfile, bundle: Path | None = None) -> tuple[Finding, ...]:
@@ -75,9 +78,16 @@ def examine(profile: ClusterProfile, bundle: Path | None = None) -> tuple[Findin
     """
     findings: list[Finding] = []
     findings.extend(_slurm(profile) if profile.kind == "slurm" else _machine(profile))
-    findings.extend(_python(profile))
+    workspace: Workspace | None = None
     if bundle is not None:
-        findings.extend(_bundle(profile, bundle))
+        try:
+            workspace = open_for_profile(bundle, profile)
+        except BundleError as error:
+            fix = "copy the bundle again, or export it again"
+            findings.append(Finding("error", "bundle", str(error), fix))
+    findings.extend(_python(profile, workspace))
+    if workspace is not None:
+        findings.extend(_bundle(profile, workspace))
     return tuple(findings)
 
 
@@ -91,31 +101,59 @@ def examine_node(profile: ClusterProfile, bundle: Path) -> tuple[Finding, ...]:
         bundle: The bundle to be dispatched.
     """
     workspace = open_for_profile(bundle, profile)
-    options = write_options(workspace, profile)
-    python = python_command(workspace, profile)
-    check = shlex.join(["-m", "themis_slurm.node_check", str(workspace.bundle.path), str(options)])
-    script = "\n".join((*setup_lines(profile), f"exec {python} {check}"))
+    try:
+        options = write_options(workspace, profile)
+    except OSError as error:
+        message = f"{workspace.dispatch} cannot be written: {error.strerror}"
+        return (Finding("error", "disk", message, "free some, or set `results` of the profile"),)
+    place = (str(workspace.bundle.path), str(options), workspace.bundle.digest)
+    check = shlex.join(["-m", "themis_slurm.node_check", *place])
+    script = "\n".join(
+        (*setup_lines(profile), f"exec {python_command(workspace, profile)} {check}")
+    )
     command = [
-        "srun",
-        *srun_flags(workspace, profile),
-        *flags(resource_options(profile)),
-        "--job-name=themis-doctor",
-        "--quiet",
+        *("srun", *flags(resource_options(profile)), *srun_flags(workspace, profile)),
+        *("--job-name=themis-doctor", "--quiet", f"--time={NODE_CHECK_MINUTES}"),
     ]
     done = subprocess.run(
-        [*command, f"--time={NODE_CHECK_MINUTES}", "bash", "-c", script],
+        [*command, "bash", "-c", script],
         env=importable(passed_environment(os.environ, profile.environment)),
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,
         check=False,
     )
+    after = time.time()
     try:
-        return tuple(Finding(**row) for row in json.loads(done.stdout.splitlines()[-1]))
-    except (IndexError, ValueError, TypeError):
-        said = (done.stderr or done.stdout).strip()
+        answer = json.loads(done.stdout.splitlines()[-1])
+        return (
+            *(Finding(**row) for row in answer["findings"]),
+            *_compared(profile, answer, after),
+        )
+    except (IndexError, ValueError, TypeError, KeyError):
+        said = " ".join((done.stderr or done.stdout).strip().splitlines()[-3:])
         fix = "see the setup lines and `python` of the profile"
-        return (Finding("error", "node check", f"it ended without an answer: {said}", fix),)
+        return (Finding("error", "Python", f"the node check ended without an answer: {said}", fix),)
+
+
+def _compared(profile: ClusterProfile, answer: dict[str, Any], after: float) -> Iterator[Finding]:
+    """Compare what a node said of itself with this machine."""
+    node = str(answer["node"])
+    # The node told its time last; its answer took moments, its job may have waited for hours.
+    skew = skew_of(float(answer["clock"]), after - ANSWER_S, after)
+    yield clock_finding(skew, "this machine", node, profile.signal_margin_s)
+    yield from _versions_differ(answer["themis"], f"on {node}")
+
+
+def settled(here: Iterable[Finding], there: Iterable[Finding]) -> tuple[Finding, ...]:
+    """Put the findings of the login node and of a compute node together.
+
+    What the login node could only suspect, a node that sees the same files has answered.
+    """
+    of_node = tuple(there)
+    seen = any(finding.check == _SHARED and finding.level == "ok" for finding in of_node)
+    kept = (f for f in here if not (seen and f.check == _SHARED and f.level == "warning"))
+    return (*kept, *of_node)
 
 
 # --- the cluster --------------------------------------------------------------------------
@@ -137,7 +175,7 @@ def _slurm(profile: ClusterProfile) -> Iterator[Finding]:
     yield Finding("ok", "Slurm", f"{version}, arrays of up to {size} elements")
     if scheduler.accounting(["1"], since=0) is None:
         fix = "nothing; only the words for what went wrong with a shard are fewer"
-        yield Finding("warning", "accounting", "sacct does not work on this cluster", fix)
+        yield Finding("notice", "accounting", "sacct does not work on this cluster", fix)
     yield _would_start(profile)
 
 
@@ -167,56 +205,80 @@ def _machine(profile: ClusterProfile) -> Iterator[Finding]:
         yield Finding("ok", "this machine", f"{profile.slots} slots{each}")
 
 
-def _python(profile: ClusterProfile) -> Iterator[Finding]:
+def _python(profile: ClusterProfile, workspace: Workspace | None) -> Iterator[Finding]:
     """Start the profile's Python as a task would, setup lines included."""
-    if profile.container is not None:
-        yield _image(profile.container)
+    container = profile.container
+    if container is not None and (workspace is None or container.runtime == "enroot"):
+        yield Finding("notice", "Python", "it is in a container: the node check looks into it")
         return
-    python = profile.python or shlex.quote(sys.executable)
-    probe = "import themis_slurm.task, sys; print(sys.version.split()[0])"
-    script = "\n".join(("set -e", *setup_lines(profile), f"{python} -c {shlex.quote(probe)}"))
+    python = (
+        python_command(workspace, profile)
+        if workspace is not None
+        else profile.python or f"{shlex.quote(sys.executable)} -P"
+    )
+    providers = () if workspace is None else providers_of(workspace.bundle)
+    libraries = [name for provider in providers for name in LIBRARIES.get(provider, ())]
+    probe = f"{python} -c {shlex.quote(_PROBE)} {shlex.join(libraries)}"
     done = subprocess.run(
-        ["bash", "-c", script],
-        env=importable(passed_environment(os.environ, profile.environment)),
+        ["bash", "-c", "\n".join(("set -e", *setup_lines(profile), probe))],
+        env=importable(
+            local_environment(passed_environment(os.environ, profile.environment), profile)
+        ),
+        stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,
         check=False,
     )
-    if done.returncode == 0:
-        yield Finding("ok", "Python", f"{done.stdout.split()[-1]} imports Themis")
+    # Modules and containers may exist on compute nodes only; the node check knows.
+    level: Level = "warning" if profile.setup or container is not None else "error"
+    fix = "install Themis in that environment, or correct `python` and `setup` of the profile"
+    try:
+        facts = json.loads(done.stdout.splitlines()[-1])
+        version = tuple(facts["python"])
+    except (IndexError, ValueError, TypeError, KeyError):
+        said = " ".join((done.stderr or done.stdout).strip().splitlines()[-1:])
+        yield Finding(level, "Python", f"`{python}` does not run here: {said}", fix)
         return
-    said = (done.stderr or done.stdout).strip().splitlines()[-1:]
-    yield Finding(
-        # Modules may exist on compute nodes only; the node check knows.
-        "warning" if profile.setup else "error",
-        "Python",
-        f"`{python}` does not import Themis here: {' '.join(said)}",
-        "install Themis in that environment, or correct `python` and `setup` of the profile",
-    )
+    yield from _judge_python(python, version, facts, level, fix)
 
 
-def _image(container: Container) -> Finding:
-    """Look at the image; whether Python starts in it, only a node can tell."""
-    if "/" in container.image and ":" not in container.image and not Path(container.image).exists():
-        fix = "correct `container.image` of the profile"
-        return Finding("error", "container", f"there is no {container.image}", fix)
-    return Finding("ok", "container", f"{container.image}; --node starts Python in it")
+def _judge_python(
+    python: str, version: tuple[int, ...], facts: dict[str, Any], level: Level, fix: str
+) -> Iterator[Finding]:
+    spelled = ".".join(map(str, version))
+    if version < OLDEST_PYTHON:
+        oldest = ".".join(map(str, OLDEST_PYTHON))
+        message = f"`{python}` is Python {spelled}; Themis needs {oldest} or newer"
+        yield Finding(level, "Python", message, fix)
+        return
+    if "error" in facts:
+        message = f"`{python}` (Python {spelled}) does not import Themis here: {facts['error']}"
+        yield Finding(level, "Python", message, fix)
+        return
+    yield Finding("ok", "Python", f"{spelled} imports Themis")
+    yield from _versions_differ(facts["themis"], "of the profile's Python")
+    if facts["missing"]:
+        message = f"the engines need {', '.join(facts['missing'])}, which is not installed here"
+        extra = "install the engine's extra, such as themis-hpc[hf], in that environment"
+        yield Finding(level, "engine", message, extra)
+
+
+def _versions_differ(theirs: object, where: str) -> Iterator[Finding]:
+    ours = themis.__version__
+    if theirs != ours:
+        message = f"the Themis {where} is {theirs}, the one here {ours}"
+        yield Finding("warning", "Python", message, "install the same version in both places")
 
 
 # --- the bundle and where it goes ---------------------------------------------------------
 
 
-def _bundle(profile: ClusterProfile, path: Path) -> Iterator[Finding]:
-    try:
-        workspace = open_for_profile(path, profile)
-        census = verify(workspace.bundle, quick=True)
-    except BundleError as error:
-        yield Finding("error", "bundle", str(error), "copy the bundle again, or export it again")
-        return
+def _bundle(profile: ClusterProfile, workspace: Workspace) -> Iterator[Finding]:
     bundle = workspace.bundle
+    census = verify(bundle, quick=True)
     problems = [problem for problem in census.problems if problem.kind != "note"]
     for problem in problems:
-        yield Finding("error", "bundle", str(problem), "see `themis verify`")
+        yield Finding("error", "bundle", str(problem), "see `themis verify`; copy the bundle again")
     if not problems:
         shards = len(bundle.shards)
         yield Finding("ok", "bundle", f"{census.items} items in {shards} shards, as planned")
@@ -224,81 +286,22 @@ def _bundle(profile: ClusterProfile, path: Path) -> Iterator[Finding]:
     yield from _place(profile, workspace)
 
 
-def model_findings(
-    bundle: Bundle, model_paths: Mapping[str, str], *, elsewhere: bool
-) -> Iterator[Finding]:
-    """Look at the directory of every model that a bundle needs.
-
-    The files' digests are cached where tasks look them up too, so the first look at a large
-    model takes minutes, and saves them on the nodes.
-
-    Args:
-        bundle: The bundle.
-        model_paths: Model id to directory.
-        elsewhere: Whether a directory that is missing here may exist where tasks run.
-    """
-    if bundle.manifest.stage != "generation":
-        return
-    wanted = {g.model_id for g in bundle.manifest.groups if g.provider not in WITHOUT_FILES}
-    for model in sorted(wanted):
-        try:
-            found = check_model_directory(resolve_model(model, model_paths=model_paths))
-        except EnvironmentNotReadyError as error:
-            level: Level = "warning" if elsewhere and model in model_paths else "error"
-            yield Finding(level, "model", str(error), "name its directory under [models]")
-            continue
-        for problem in found.problems:
-            yield Finding("error", "model", f"{found.path}: {problem}", "copy the model again")
-        if not found.problems:
-            yield Finding("ok", "model", f"{model}: {found.path}, digest {found.digest[:12]}")
-
-
 def _place(profile: ClusterProfile, workspace: Workspace) -> Iterator[Finding]:
-    results, bundle = workspace.bundle.results_dir, workspace.bundle
+    bundle = workspace.bundle
     if "%" in str(workspace.dispatch):
         yield Finding(
             "error", "path", f"{workspace.dispatch} holds a %, which Slurm replaces", "rename it"
         )
-    existing = next(folder for folder in (results, *results.parents) if folder.is_dir())
+    existing = results_folder(bundle)
     yield from write_findings(existing)
-    usage = os.statvfs(existing)
-    free = usage.f_bavail * usage.f_frsize
     need = max(LEAST_FREE_BYTES, RESULTS_PER_ITEM_BYTE * bundle.manifest.totals.bytes)
-    if free < need:
-        message = f"{free >> 20:,} MiB free at {existing}; results may need {need >> 20:,} MiB"
-        yield Finding("error", "disk", message, "free some, or set `results` of the profile")
-    else:
-        yield Finding("ok", "disk", f"{free >> 30:,} GiB free at {existing}")
-    files = FILES_PER_SHARD * len(bundle.shards)
-    if 0 < usage.f_favail < files:
-        message = f"{usage.f_favail:,} files may still be made at {existing}; {files:,} are needed"
-        yield Finding("error", "inodes", message, "use larger shards, or another file system")
+    yield from space_findings(existing, need, FILES_PER_SHARD * len(bundle.shards))
+    yield from clock_findings(existing, machine="this machine", margin_s=profile.signal_margin_s)
     kind = file_system_of(existing, Path("/proc/mounts").read_text())
     if profile.kind == "slurm" and kind in _LOCAL_FILE_SYSTEMS:
         message = f"{existing} is on {kind}, which other machines usually do not see"
         fix = "put the bundle on the cluster's shared file system, or run the node check"
-        yield Finding("warning", "shared file system", message, fix)
-
-
-def write_findings(folder: Path) -> Iterator[Finding]:
-    """Create, link and remove a file, as publishing a result does."""
-    probe = folder / f".themis-probe-{secrets.token_hex(8)}"
-    linked = probe.with_suffix(".linked")
-    try:
-        probe.write_bytes(b"probe")
-        linked.hardlink_to(probe)
-    except OSError as error:
-        if not probe.exists():
-            fix = "give yourself the right to write there, or set `results` of the profile"
-            yield Finding("error", "results", f"{folder}: {error.strerror}", fix)
-        else:
-            message = f"{folder} has no hard links ({error.strerror}); results use a slower way"
-            yield Finding("warning", "results", message)
-    else:
-        yield Finding("ok", "results", f"{folder} can be written")
-    finally:
-        linked.unlink(missing_ok=True)
-        probe.unlink(missing_ok=True)
+        yield Finding("warning", _SHARED, message, fix)
 
 
 def file_system_of(path: Path, mounts: str) -> str:
@@ -317,14 +320,3 @@ def file_system_of(path: Path, mounts: str) -> str:
         found[Path(place.replace("\\040", " "))] = kind
     resolved = path.resolve()
     return next((found[place] for place in (resolved, *resolved.parents) if place in found), "")
-
-
-def worst(findings: Iterable[Finding]) -> Level:
-    """Give the worst level among findings."""
-    levels: tuple[Level, ...] = ("ok", "warning", "error")
-    return max((finding.level for finding in findings), key=levels.index, default="ok")
-
-
-def dump(findings: Iterable[Finding]) -> list[dict[str, Any]]:
-    """Give findings as JSON."""
-    return [finding.to_dict() for finding in findings]

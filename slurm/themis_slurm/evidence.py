@@ -40,6 +40,8 @@ class Cause(StrEnum):
     NODE_FAILURE = "node failure"
     PREEMPTED = "preempted"
     CANCELLED = "cancelled"
+    ENGINE_CRASH = "engine crash"
+    BAD_ITEM = "bad item"
     CRASHED = "crashed"
     BAD_NODE = "bad node"
     NOT_READY = "not ready"
@@ -57,6 +59,8 @@ _ADVICE = {
     Cause.TIME_LIMIT: "submitting again continues it; a longer walltime or margin loses less",
     Cause.OUT_OF_MEMORY: "raise mem_gb, or lower the engine's batch or context length",
     Cause.CANCELLED: "somebody cancelled it; submit again when that was not meant",
+    Cause.ENGINE_CRASH: "read the log of the attempt; lower the engine's batch or context length",
+    Cause.BAD_ITEM: "see which items with --json; submitting again tries them once more",
     Cause.CRASHED: "read the log of the attempt",
     Cause.BAD_NODE: "submitting again keeps away from that node",
     Cause.NOT_READY: "a model, a library or a service is missing on the nodes: see doctor",

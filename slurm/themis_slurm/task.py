@@ -3,7 +3,7 @@
     python -m themis_slurm.task BUNDLE SHARD --options FILE
 
 The work itself is `themis.generation.worker.work_shard`; this module gives it a deadline, a
-private place for caches, a check of the node, and turns how it ended into an exit code that
+private place for caches, a check of what it needs, and turns how it ended into an exit code that
 Slurm shows: 0 done, 75 to be continued, 65 bad input, 69 unfit node, 70 a bug.
 
 Nothing heavy is imported at the top: the login node imports this module to submit it.
@@ -17,19 +17,21 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Mapping, MutableMapping
+from collections.abc import MutableMapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
 from typing import NoReturn
 
 from themis.errors import EnvironmentNotReadyError, SpecValidationError
-from themis_bundles import BundleError, BundleWriteError
+from themis_bundles import Bundle, BundleError, BundleWriteError, shard_state
 from themis_slurm.evidence import Cause
 from themis_slurm.exit_codes import BAD_INPUT, DONE, NOT_READY, PARTIAL, SOFTWARE
 from themis_slurm.failures import leave_failure
+from themis_slurm.network import switch_hubs_off
 from themis_slurm.node_folders import node_folders
 from themis_slurm.options import TaskOptions
+from themis_slurm.preflight import NodeUnfitError, insist, preflight
 from themis_slurm.scheduler import job_end_time
 
 log = logging.getLogger(__name__)
@@ -37,17 +39,6 @@ log = logging.getLogger(__name__)
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR2)
 # vLLM takes 5 to 10 s to shut down, and a slow disk some more to flush.
 SHUTDOWN_S = 30.0
-
-_OFFLINE = {
-    "HF_HUB_OFFLINE": "1",
-    "TRANSFORMERS_OFFLINE": "1",
-    "HF_HUB_DISABLE_TELEMETRY": "1",
-    "VLLM_NO_USAGE_STATS": "1",
-}
-
-
-class NodeUnfitError(EnvironmentNotReadyError):
-    """This node lacks something that the profile promises of every node."""
 
 
 @dataclass(frozen=True)
@@ -97,7 +88,6 @@ def run_task(bundle: str, shard: int, options: str) -> int:
     try:
         told = TaskOptions.load(Path(options))
         dispatch = Path(told.dispatch)
-        check_node(told, os.environ)
         with node_folders(os.environ, told.scratch, told.caches):
             _prepare(os.environ)
             end = _work(Path(bundle), shard, told, early)
@@ -134,13 +124,17 @@ def _work(bundle: Path, shard: int, told: TaskOptions, early: "_EarlyStop") -> "
     )
     if early.requested or (deadline is not None and time.time() >= deadline):
         return _End(PARTIAL)
+    opened = Bundle.open(bundle, results=work.results)
+    if not shard_state(opened, shard).done:
+        # After the last question to Slurm: it may cut the task off the network.
+        insist(preflight(opened, shard, told, os.environ))
     outcome = work_shard(bundle, shard, work)
     log.info("shard %d: %s (%s)", shard, outcome.state, outcome.cause)
     if outcome.state in {"complete", "already"}:
         return _End(DONE)
     if outcome.state == "partial":
         return _End(PARTIAL)
-    return _End(SOFTWARE, Cause.CRASHED, outcome.cause)
+    return _End(SOFTWARE, Cause.ENGINE_CRASH, outcome.cause)
 
 
 def _leave_words(folder: Path, shard: int, cause: Cause, message: str) -> None:
@@ -148,22 +142,6 @@ def _leave_words(folder: Path, shard: int, cause: Cause, message: str) -> None:
         leave_failure(folder, shard, cause, message, os.environ)
     except OSError as error:  # a full disk refuses these too; the log has them
         log.warning("the failure could not be noted: %s", error)
-
-
-def check_node(told: TaskOptions, environment: Mapping[str, str]) -> None:
-    """Refuse a node that lacks what the profile promised.
-
-    Raises:
-        NodeUnfitError: It shows fewer GPUs than asked for.
-    """
-    if told.gpus == 0:
-        return
-    named = environment.get("CUDA_VISIBLE_DEVICES", "")
-    visible = [device for device in named.split(",") if device]
-    if len(visible) < told.gpus:
-        raise NodeUnfitError(
-            f"this node shows {len(visible)} GPUs (CUDA_VISIBLE_DEVICES={named!r}), not {told.gpus}"
-        )
 
 
 def _deadline(told: TaskOptions) -> float | None:
@@ -197,8 +175,7 @@ class _EarlyStop:
 
 
 def _prepare(environment: MutableMapping[str, str]) -> None:
-    for variable, value in _OFFLINE.items():
-        environment.setdefault(variable, value)
+    switch_hubs_off(environment)
     cpus = environment.get("SLURM_CPUS_PER_TASK")
     if cpus:
         # Without it PyTorch starts one thread for each core of the node.

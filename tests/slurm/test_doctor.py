@@ -6,13 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from themis_slurm.doctor import (
-    Finding,
-    examine,
-    file_system_of,
-    worst,
-    write_findings,
-)
+from themis_slurm.checks import write_findings
+from themis_slurm.doctor import examine, file_system_of
+from themis_slurm.findings import Finding, worst
 from themis_slurm.profile import ClusterProfile
 from themis_slurm.workspace import Workspace
 
@@ -67,10 +63,10 @@ def test_resources_that_slurm_would_refuse_are_an_error_in_its_words(slurm: Path
     assert "account" in finding.fix
 
 
-def test_a_cluster_without_accounting_is_a_warning(slurm: Path) -> None:
+def test_a_cluster_without_accounting_is_a_notice(slurm: Path) -> None:
     command(slurm, "sacct", "echo 'Slurm accounting storage is disabled' >&2; exit 1")
 
-    assert worst(of(examine(ClusterProfile()), "accounting")) == "warning"
+    assert worst(of(examine(ClusterProfile()), "accounting")) == "notice"
 
 
 def test_a_machine_without_slurm_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -16,9 +16,9 @@ from themis_bundles import Bundle, shard_state, verify
 from themis_slurm import task
 from themis_slurm.evidence import Cause
 from themis_slurm.failures import read_failures
-from themis_slurm.options import TaskOptions, write_options
+from themis_slurm.options import write_options
 from themis_slurm.profile import ClusterProfile
-from themis_slurm.task import NodeUnfitError, check_node, run_task
+from themis_slurm.task import run_task
 from themis_slurm.workspace import Workspace
 
 
@@ -136,33 +136,6 @@ def test_the_array_entry_never_returns(workspace: Workspace) -> None:
 
     assert subprocess.run([sys.executable, "-c", code], check=False, timeout=60).returncode == 0
     assert shard_state(workspace.bundle, 2).done
-
-
-@pytest.mark.parametrize(("named", "asked"), [(None, 1), ("", 1), ("0", 2), ("0,1", 3)])
-def test_fewer_gpus_than_asked_for_are_an_unfit_node(named: str | None, asked: int) -> None:
-    environment = {} if named is None else {"CUDA_VISIBLE_DEVICES": named}
-
-    with pytest.raises(NodeUnfitError, match=f"not {asked}"):
-        check_node(_told(gpus=asked), environment)
-
-
-def test_as_many_gpus_as_asked_for_are_fine() -> None:
-    check_node(_told(gpus=2), {"CUDA_VISIBLE_DEVICES": "MIG-1,MIG-2"})
-    check_node(_told(gpus=0), {})
-
-
-def _told(gpus: int) -> TaskOptions:
-    return TaskOptions(
-        results="r",
-        dispatch="d",
-        model_paths={},
-        engine_options={},
-        flush_records=1,
-        flush_seconds=1.0,
-        margin_s=10,
-        walltime_s=None,
-        gpus=gpus,
-    )
 
 
 def test_a_signal_before_the_worker_listens_is_not_lost(workspace: Workspace) -> None:

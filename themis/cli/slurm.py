@@ -234,14 +234,15 @@ def doctor(bundle: Path | None, profile: str, *, node: bool, as_json: bool) -> N
         themis slurm doctor my-bundle --profile cluster.toml --node
     """
     from themis.cli.dispatching import read_profile
-    from themis_slurm.doctor import dump, examine, examine_node, worst
+    from themis_slurm.doctor import examine, examine_node, settled
+    from themis_slurm.findings import dump, worst
 
     loaded = read_profile(profile)
     if node and (bundle is None or loaded.kind != "slurm"):
         raise click.UsageError("--node needs a BUNDLE, and a profile of kind slurm")
     findings = examine(loaded, bundle)
     if node and bundle is not None and worst(findings) != "error":
-        findings += examine_node(loaded, bundle)
+        findings = settled(findings, examine_node(loaded, bundle))
     if as_json:
         print_json(dump(findings))
     else:
