@@ -109,6 +109,10 @@ def _print_diff(benchmark: str, other: str, project: Path | None, *, as_json: bo
         print_json(dataclasses.asdict(found))
         return
     click.echo(f"{found.kept:,} trials kept, {found.added:,} added, {found.removed:,} removed")
+    if found.changed_fields:
+        click.echo(f"changed: {', '.join(found.changed_fields)}")
+    if found.answers_unused:
+        click.echo(f"{found.answers_unused:,} answers that are held would not be used")
     for slice_id, count in found.added_by_slice.items():
         click.echo(f"  {slice_id}: {count:,} added")
     for word, names in (("added", found.scores_added), ("removed", found.scores_removed)):

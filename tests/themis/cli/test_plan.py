@@ -85,3 +85,18 @@ def test_a_diff_says_what_a_change_keeps_adds_and_removes(project: Path, themis:
     assert "40 trials kept, 40 added, 40 removed" in found.stdout
     assert "score sums/accuracy: added" in found.stdout
     assert "score sums/accuracy: removed" in found.stdout
+
+
+def test_a_diff_names_the_fields_and_the_answers_that_lose_their_use(
+    project: Path, themis: Themis
+) -> None:
+    themis("run", "benchmark.toml")
+    text = (project / "benchmark.toml").read_text()
+    (project / "new.toml").write_text(
+        text.replace('"Answer with the number alone."', '"Only the number."')
+    )
+
+    found = json.loads(themis("plan", "new.toml", "--diff", "benchmark.toml", "--json").stdout)
+
+    assert found["changed_fields"] == ["prompt_variants[terse].messages"]
+    assert (found["added"], found["candidates_added"], found["answers_unused"]) == (40, 40, 40)
