@@ -1,4 +1,4 @@
-"""Engines that are not built in: registered ones, those named `module:object`, recordings.
+"""Engines that are not built in: registered ones, those named `module:object`, stores replayed.
 
 A name with a colon is imported, so that every process of a cluster finds the engine without
 anybody registering it; what is imported must be installed there.
@@ -7,13 +7,16 @@ anybody registering it; what is imported must be installed there.
 import importlib
 import inspect
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 from themis.errors import ErrorCode
 from themis.evaluation.registry import PluginRegistry
 from themis.providers import Engine, EngineInitError, EngineSettings
 from themis.providers.infer import Declared, infer_engine
+from themis.providers.recordings import Recording
 from themis.providers.registry import own_options
+from themis.storage.store import DATABASE
 
 
 def other_engine(settings: EngineSettings, registry: PluginRegistry | None) -> Engine | None:
@@ -40,10 +43,29 @@ def other_engine(settings: EngineSettings, registry: PluginRegistry | None) -> E
                 context=found.capabilities.max_context_tokens,
             )
         return _engine(found.factory, settings, declared)
+    store = Path(str(settings.options.get("source", "")))
+    if name == "replay" and (store / DATABASE).is_file():
+        return _replayed(settings, store)
     if ":" in name:
         made = _imported(name)
         return _engine(made, settings, Declared(name, str(getattr(made, "version", ""))))
     return None
+
+
+def _replayed(settings: EngineSettings, root: Path) -> Engine:
+    """Serve the answers of a store."""
+    from themis.providers.replay import ReplayEngine
+    from themis.storage import open_store
+    from themis.storage.outputs import iter_outputs
+
+    with open_store(root, create=False) as store:
+        found = (
+            Recording(
+                each.prompt_hash, each.record, each.sample, each.model["model_id"], each.params
+            )
+            for each in iter_outputs(store)
+        )
+        return ReplayEngine(settings, found)
 
 
 def _engine(factory: Any, settings: EngineSettings, declared: Declared) -> Engine:

@@ -12,7 +12,7 @@ from typing import Any, Literal
 import msgspec
 
 from themis.errors import ErrorCode
-from themis.providers.hosted import CallFailed, conversation_sha256
+from themis.providers.hosted import CallFailed, conversation_sha256, failure_of_status
 from themis.providers.protocol import Completion, Request
 
 DialectName = Literal["compatible", "openai", "vllm"]
@@ -229,6 +229,9 @@ class Answer:
                 retryable=True,
             ) from error
         if reply.error is not None:
+            status = reply.error.get("code") if isinstance(reply.error, Mapping) else None
+            if isinstance(status, int) and status >= 300:  # noqa: PLR2004 - a status of HTTP
+                raise failure_of_status(status, message_of(reply.error))
             raise CallFailed(
                 "infra",
                 ErrorCode.PROVIDER_UNAVAILABLE,

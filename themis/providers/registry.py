@@ -97,6 +97,12 @@ def _openai(settings: EngineSettings) -> Engine:
     return openai_engine(settings)
 
 
+def _replay(settings: EngineSettings) -> Engine:
+    from themis.providers.replay import ReplayEngine
+
+    return ReplayEngine(settings)
+
+
 _WITH_FILES = frozenset({"hf", "vllm"})
 _IN_PROCESS = _WITH_FILES | {"demo", "replay"}
 
@@ -104,5 +110,6 @@ _BUILDERS: dict[str, Callable[[EngineSettings], Engine]] = {
     "demo": _demo,
     "hf": _hf,
     "openai": _openai,
+    "replay": _replay,
     "vllm": _vllm,
 }
