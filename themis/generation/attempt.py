@@ -1,6 +1,7 @@
 """One attempt at a shard: the records it writes and how far it is."""
 
 import math
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from types import TracebackType
@@ -53,6 +54,7 @@ class Attempt:
         provenance: What the header says beside libraries and machine.
         flush_records: Flush after so many records.
         flush_seconds: Flush when the oldest waiting record is so old.
+        loading_s: Seconds that the engine took to load.
     """
 
     def __init__(
@@ -64,12 +66,14 @@ class Attempt:
         provenance: Mapping[str, Any],
         flush_records: int,
         flush_seconds: float,
+        loading_s: float = 0.0,
     ) -> None:
         self._shard = shard
         self._total = bundle.shard(shard).items
         self._done = done
         self._infra = 0
         self._tokens = 0
+        self._errors: Counter[str] = Counter()
         header = {
             "libraries": versions(("themis-hpc",)),
             "machine": machine(),
@@ -83,7 +87,7 @@ class Attempt:
             flush_records=flush_records,
             flush_seconds=flush_seconds,
         )
-        self._writer.status(force=True, tokens=0)
+        self._writer.status(force=True, tokens=0, loading_s=round(loading_s, 3))
 
     def append(self, seq: int, digest: str, status: Status, record: Mapping[str, Any]) -> None:
         """Take the record of an item; one that the format cannot carry becomes a failure."""
@@ -92,7 +96,10 @@ class Attempt:
         except RecordRefusedError as refusal:
             record = refused_record(str(refusal))
             self._writer.append(seq, digest, "error", record)
-        if "error" in record and record["error"]["kind"] == "infra":
+        error = record.get("error")
+        if error is not None:
+            self._errors[f"{error['kind']} {error['code']}"] += 1
+        if error is not None and error["kind"] == "infra":
             self._infra += 1
         else:
             self._done += 1
@@ -101,7 +108,7 @@ class Attempt:
     def tick(self) -> None:
         """Flush and report when it is time; cheap enough for every turn."""
         self._writer.maybe_flush()
-        self._writer.status(tokens=self._tokens)
+        self._writer.status(tokens=self._tokens, errors=dict(self._errors))
 
     def end(self, state: State, cause: str = "") -> ShardOutcome:
         """Close the files and say how it ended; open failures make a complete end partial."""

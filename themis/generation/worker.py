@@ -5,6 +5,7 @@ shard of the evaluation stage goes the same way, without an engine.
 """
 
 import contextlib
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -100,10 +101,14 @@ def _generate(
     requests = ShardRequests(bundle, shard, done)
     # The files are closed before the engine, which may take longer than a kill leaves.
     start, declared = _engine_maker(settings, options.registry)
+    began = time.monotonic()
     with contextlib.closing(EngineSlot(start)) as slot:
         described = {**slot.engine.describe(), **declared}
         provenance = {"engine": described, "options": options.engine_options}
-        with _attempt(bundle, shard, options, len(done), provenance) as attempt:
+        loading_s = time.monotonic() - began
+        with _attempt(
+            bundle, shard, options, len(done), provenance, loading_s=loading_s
+        ) as attempt:
             ended = {"ok": 0, "error": 0}
 
             def deliver(completion: Completion) -> None:
@@ -169,6 +174,8 @@ def _attempt(
     options: WorkOptions,
     done: int,
     provenance: Mapping[str, Any],
+    *,
+    loading_s: float = 0.0,
 ) -> Attempt:
     return Attempt(
         bundle,
@@ -177,4 +184,5 @@ def _attempt(
         provenance=provenance,
         flush_records=options.flush_records,
         flush_seconds=options.flush_seconds,
+        loading_s=loading_s,
     )

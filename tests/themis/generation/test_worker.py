@@ -17,6 +17,7 @@ from themis.generation.answering import MAX_DEATHS
 from themis.generation.worker import WorkOptions, work_shard
 from themis.providers import EngineDead, EngineInitError
 from themis_bundles import Bundle, BundleWriteError, chosen, finished, shard_state, verify
+from themis_bundles.results import read_statuses
 
 Write = Callable[..., Path]
 
@@ -142,6 +143,19 @@ class TestEngineDeath:
         assert (outcome.state, outcome.items_done) == ("partial", 59)
         assert len(engines) == 3
         assert all(engine.closed for engine in engines)
+
+    def test_the_receipt_says_what_failed_and_how_long_loading_took(
+        self, write_generation_bundle: Write, engines: list[Any]
+    ) -> None:
+        path = write_generation_bundle(["a", "poison", "b"])
+
+        work_shard(path, 0, WorkOptions())
+
+        (status,) = read_statuses(Bundle.open(path), 0)
+        told = status.model_extra or {}
+        assert told["errors"] == {"infra provider_unavailable": 1}
+        assert told["tokens"] == len(engines) - 1
+        assert told["loading_s"] >= 0
 
     def test_the_next_attempt_tries_the_given_up_item_again(
         self, write_generation_bundle: Write, engines: list[Any]
