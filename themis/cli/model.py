@@ -1,4 +1,4 @@
-"""`themis model`: check model directories, and convert checkpoints to them."""
+"""`themis model`: stage models, check their directories, and convert checkpoints to them."""
 
 from pathlib import Path
 
@@ -9,21 +9,75 @@ from themis.cli.options import DIRECTORY, FILE, finish, json_option, print_json
 
 @click.group()
 def command() -> None:
-    """Check model directories before a cluster finds out, and convert checkpoints to them.
+    """Stage models for nodes without a network, check them, and convert checkpoints.
 
     \b
     Example:
+        themis model stage models--org--name /scratch/models/org/name
         themis model verify models/SmolLM2-135M-Instruct
     """
 
 
 @command.command()
-@click.argument("directory", type=DIRECTORY)
+@click.argument("source")
+@click.argument("destination", type=DIRECTORY)
+@click.option("--revision", help="The commit of a hub id, or of a cache with several.")
+@click.option("--link", is_flag=True, help="Make hard links instead of copies.")
+@click.option("--keep-pickled", is_flag=True, help="Take pickled weights if there are no others.")
 @json_option
-def verify(directory: Path, *, as_json: bool) -> None:
+def stage(
+    source: str,
+    destination: Path,
+    revision: str | None,
+    *,
+    link: bool,
+    keep_pickled: bool,
+    as_json: bool,
+) -> None:
+    """Copy the model SOURCE to DESTINATION, with a manifest of digests.
+
+    SOURCE is a directory, a directory of the hub's cache (models--org--name), or a hub id at a
+    pinned commit (org/name@COMMIT), which is fetched if it is not in the cache. Only what engines
+    read is taken; pickled weights are left out. What was staged before is checked and kept.
+
+    \b
+    Example:
+        themis model stage ~/.cache/huggingface/hub/models--org--name /scratch/models/org/name
+    """
+    from themis.providers.staging import stage_model
+
+    staged = stage_model(source, destination, revision=revision, link=link, pickled=keep_pickled)
+    if as_json:
+        print_json(
+            {
+                "path": str(staged.model.path),
+                "digest": staged.model.digest,
+                "files": dict(staged.model.files),
+                "bytes": staged.bytes,
+                "left_out": list(staged.left_out),
+                "existed": staged.existed,
+            }
+        )
+        return
+    if staged.left_out:
+        click.echo(f"left out: {', '.join(staged.left_out)}", err=True)
+    verb = "was staged before" if staged.existed else "staged"
+    click.echo(
+        f"{staged.model.path}: {verb}, {len(staged.model.files)} files, {staged.bytes:,} bytes, "
+        f"digest {staged.model.digest}"
+    )
+
+
+@command.command()
+@click.argument("directory", type=DIRECTORY)
+@click.option("--full", is_flag=True, help="Read every file again, whatever was kept.")
+@json_option
+def verify(directory: Path, *, full: bool, as_json: bool) -> None:
     """Check that DIRECTORY holds a whole model, and print the digest of its files.
 
-    Exits with 4 when something is missing or damaged.
+    Digests are kept by size and time of change, so a second check reads headers only. A staged
+    model must hold exactly the files of its manifest. Exits with 4 when something is missing or
+    damaged.
 
     \b
     Example:
@@ -34,7 +88,7 @@ def verify(directory: Path, *, as_json: bool) -> None:
 
     if not directory.is_dir():
         raise EnvironmentNotReadyError(f"{directory}: no such directory")
-    found = check_model_directory(directory)
+    found = check_model_directory(directory, full=full)
     if as_json:
         print_json(
             {

@@ -30,6 +30,9 @@ PICKLED = frozenset({".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle"})
 
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt")
 WEIGHT_INDEX = "model.safetensors.index.json"
+MANIFEST = "themis-model.json"
+"""What staging writes beside the files: the digest of each. It is no part of the model's digest."""
+
 PROBE = "The quick brown fox: 2 + 2 = 4."
 
 _PART = re.compile(r"model-(\d+)-of-(\d+)\.safetensors")
@@ -92,14 +95,19 @@ def resolve_model(model_id: str, *, model_paths: Mapping[str, str]) -> Path:
     )
 
 
-def check_model_directory(path: Path) -> ModelDirectory:
+def check_model_directory(path: Path, *, full: bool = False) -> ModelDirectory:
     """Check that a directory holds a whole model, and digest its files.
 
     Checked are config.json, the tokenizer (it must give back a probe text, have no more words
     than the model has rows, and know the tokens that end answers) and every safetensors file:
-    its tensors must cover the file exactly, and the index must name them.
+    its tensors must cover the file exactly, and the index must name them. A directory that was
+    staged must also hold exactly the files of its manifest.
     Digests are kept by size and modification time under `$THEMIS_CACHE` (by default
     `~/.cache/themis`), so that a second check reads only headers.
+
+    Args:
+        path: The directory.
+        full: Whether to read every file again, whatever was kept.
 
     Raises:
         EnvironmentNotReadyError: The tokenizer cannot be read for want of a library.
@@ -107,8 +115,26 @@ def check_model_directory(path: Path) -> ModelDirectory:
     if not path.is_dir():
         return ModelDirectory(path, "", {}, (f"{path} is not a directory",))
     problems = (*_config_problems(path), *_weight_problems(path), *_tokenizer_problems(path))
-    files = _digests(path)
+    files = _digests(path, fresh=full)
+    problems = (*problems, *_manifest_problems(path, files))
     return ModelDirectory(path, sha256_hex(canonical_json(files)), files, problems)
+
+
+def _manifest_problems(path: Path, files: Mapping[str, str]) -> Iterator[str]:
+    if not (path / MANIFEST).is_file():
+        return
+    body = _json_file(path / MANIFEST)
+    listed = body.get("files") if isinstance(body, dict) else None
+    if not isinstance(listed, dict):
+        yield f"{MANIFEST} cannot be read"
+        return
+    for name in sorted(listed.keys() | files.keys()):
+        if name not in files:
+            yield f"{name} is in {MANIFEST}, and is missing"
+        elif name not in listed:
+            yield f"{name} is not in {MANIFEST}"
+        elif listed[name].get("sha256") != files[name]:
+            yield f"{name} is not the file that was staged: its digest is {files[name][:12]}…"
 
 
 def _config_problems(path: Path) -> Iterator[str]:
@@ -271,23 +297,23 @@ def _probe(path: Path) -> _Probed:
     return _Probed(ids, text, slow.vocab_size, lambda id_: id_ < len(slow))
 
 
-def _digests(path: Path) -> dict[str, str]:
+def _digests(path: Path, *, fresh: bool = False) -> dict[str, str]:
     """Return the SHA-256 of each file by name, reading only what is not in the cache."""
     cache = _cache_file(path)
-    known = _json_file(cache) if cache.is_file() else None
+    known = _json_file(cache) if cache.is_file() and not fresh else None
     known = known if isinstance(known, dict) else {}
-    fresh: dict[str, list[int | str]] = {}
+    found: dict[str, list[int | str]] = {}
     for file in sorted(path.iterdir()):
-        if file.name.startswith(".") or not file.is_file():
+        if file.name.startswith(".") or file.name == MANIFEST or not file.is_file():
             continue
         stat = file.stat()
         stamp = [stat.st_size, stat.st_mtime_ns, stat.st_ino]
         entry = known.get(file.name)
         digest = entry[-1] if entry and entry[:-1] == stamp else file_sha256(file)
-        fresh[file.name] = [*stamp, digest]
-    if fresh != known:
-        _write_cache(cache, fresh)
-    return {name: str(entry[-1]) for name, entry in fresh.items()}
+        found[file.name] = [*stamp, digest]
+    if found != known:
+        _write_cache(cache, found)
+    return {name: str(entry[-1]) for name, entry in found.items()}
 
 
 def file_sha256(file: Path) -> str:
