@@ -299,7 +299,7 @@ def _store_shard(
     }
     stored = held = 0
     for events in blocks:
-        fresh = _fresh(store, events, totals.conflicts)
+        fresh = fresh_events(store, events, totals.conflicts)
         held += len(events) - len(fresh)
         stored += projections.append(store, fresh, attempts=keys)
     record_import(
@@ -314,7 +314,7 @@ def _store_shard(
     totals.imported += 1
 
 
-def _fresh(store: Store, events: list[Event], conflicts: list[str]) -> list[Event]:
+def fresh_events(store: Store, events: list[Event], conflicts: list[str]) -> list[Event]:
     """Return the events that tell the store something new."""
     if not events:
         return events

@@ -1,6 +1,7 @@
 """Open a session from the files that a user wrote."""
 
 import contextlib
+import itertools
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
@@ -11,6 +12,8 @@ from themis.planning.datasets import Provider
 from themis.specs import BenchmarkSpec, ProjectSpec, SqliteBlobStorageSpec
 from themis.specs.loading import Loaded, load_benchmark, load_project
 from themis.storage import Store, open_store
+from themis.storage.ledger import exports_of
+from themis.storage.plans import Run
 
 PROJECT_FILES = ("project.toml", "project.json", "project.yaml")
 """The names under which a project file is looked for."""
@@ -73,14 +76,31 @@ def open_project_store(project: Loaded[ProjectSpec], *, create: bool = True) -> 
     Raises:
         StorageError: The store cannot be opened.
     """
+    with store_of(project, create=create) as store:
+        yield store
+
+
+def store_of(project: Loaded[ProjectSpec], *, create: bool = True) -> Store:
+    """Open the store that a project names; the caller closes it.
+
+    Raises:
+        StorageError: The store cannot be opened.
+    """
     storage = project.spec.storage
     if not isinstance(storage, SqliteBlobStorageSpec):
         raise StorageError(
             f"{project.source}: storage.backend {storage.backend!r} cannot be opened by this "
             "version; use 'sqlite_blob'"
         )
-    with open_store(project.base_dir / storage.root_dir, create=create) as store:
-        yield store
+    return open_store(project.base_dir / storage.root_dir, create=create)
+
+
+def new_bundle_path(store: Store, run: Run, stage: str) -> Path:
+    """Return a place for another bundle of a run, inside the store's directory."""
+    folder = store.root / "bundles"
+    numbers = itertools.count(len(exports_of(store, run.key, stage)))
+    places = (folder / f"{run.run_id}-{stage}-{number:02d}" for number in numbers)
+    return next(place for place in places if not place.exists())
 
 
 def find_project(*directories: Path) -> Path:
