@@ -126,6 +126,48 @@ def judge_exit(code: int) -> Verdict:
     return Verdict(Cause.CRASHED, f"exit code {code}")
 
 
+# What Slurm writes into a job's log when it ends the job; the last one counts.
+_LOG_WORDS = (
+    (Cause.TIME_LIMIT, r"CANCELLED AT \S+ DUE TO TIME LIMIT"),
+    (Cause.NODE_FAILURE, r"CANCELLED AT \S+ DUE TO NODE FAILURE"),
+    (Cause.PREEMPTED, r"CANCELLED AT \S+ DUE TO PREEMPTION"),
+    (Cause.PREEMPTED, r"CANCELLED AT \S+ DUE TO JOB REQUEUE"),
+    (Cause.CANCELLED, r"CANCELLED AT \S+ \*\*\*"),
+    (
+        Cause.OUT_OF_MEMORY,
+        r"oom[-_]kill|task \d+: Out Of Memory|(?:exceeded|over) (?:step |job )?memory limit",
+    ),
+)
+
+
+def judge_log(text: str) -> Verdict | None:
+    r"""Say why an attempt ended from what Slurm wrote into its log.
+
+    It needs no accounting. A task that Slurm could not warn leaves nothing else.
+
+    >>> judge_log("slurmstepd: error: *** STEP 7.0 ON c1 CANCELLED AT 0 DUE TO TIME LIMIT ***\n")
+    Verdict(cause=<Cause.TIME_LIMIT: 'time limit'>, detail='as its log says', node='')
+
+    Args:
+        text: The end of the log; attempts that Slurm started again are in the same one.
+
+    Returns:
+        None when Slurm wrote nothing that says why.
+    """
+    found = [
+        (match.end(), cause)
+        for cause, words in _LOG_WORDS
+        for match in re.finditer(words, text, re.IGNORECASE)
+    ]
+    if not found:
+        return None
+    # A step that is killed for memory is cancelled too, by Slurm and right afterwards.
+    last = max(found)[1]
+    if last is Cause.CANCELLED and any(cause is Cause.OUT_OF_MEMORY for _, cause in found):
+        last = Cause.OUT_OF_MEMORY
+    return Verdict(last, "as its log says")
+
+
 def _cause(job: AccountingRow, steps: Sequence[AccountingRow]) -> tuple[Cause, str]:
     states = {job.state, *(step.state for step in steps)}
     # Under srun the job says FAILED 1:0; the step, or the derived exit code, says why.

@@ -1,23 +1,27 @@
 """How far a bundle is: results first, then at most one question to squeue and one to sacct.
 
 The shards' own files say what is done. squeue explains what is alive, and is not asked when
-everything is done. sacct explains what is neither, and is not asked when nothing is.
+everything is done. sacct explains what is neither, and is not asked when nothing is. Somebody
+who watches asks one of the two at a time: what ended is explained at the next look.
 """
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from typing import Any
 
+from themis.errors import SpecValidationError
 from themis_bundles import ShardState, shard_state
-from themis_bundles.receipts import Status
 from themis_bundles.results import read_statuses
-from themis_slurm.dispatcher import UNANSWERED, LiveShard
+from themis_slurm.dispatcher import LiveShard
 from themis_slurm.errors import SchedulerError
 from themis_slurm.evidence import Cause, Verdict
-from themis_slurm.failures import Failure, read_failures
+from themis_slurm.explain import LOST_FOR_S, Explainer
 from themis_slurm.fleet import Fleet
+from themis_slurm.options import TaskOptions
 from themis_slurm.records import SubmissionRecord, read_records, tries_without_progress
+from themis_slurm.usage import Usage, usage_of
 from themis_slurm.workspace import Workspace
 
 
@@ -38,6 +42,7 @@ class ShardRow:
         job: What the cluster calls its live element.
         node: Where it runs, or ran last.
         detail: Why it waits, or what went wrong.
+        usage: What its attempts used, and how fast the running one is.
     """
 
     shard: int
@@ -52,6 +57,35 @@ class ShardRow:
     job: str = ""
     node: str = ""
     detail: str = ""
+    usage: Usage = field(default_factory=Usage)
+
+    @property
+    def eta_s(self) -> float | None:
+        """Seconds until it is done at the rate of its running attempt; None when none runs."""
+        if self.usage.items_per_s <= 0:
+            return None
+        return (self.items - self.done) / self.usage.items_per_s
+
+
+@dataclass(frozen=True)
+class ArrayRow:
+    """One submission, with the shards of which it is the latest.
+
+    Attributes:
+        number: Its place among the submissions.
+        job: The array's job id; empty for a local pool, or when it is not known.
+        shards: How many shards it had.
+        counts: Where those stand of which it is the latest submission, by the words of `Cause`.
+        items: Items of these.
+        done: Items finished for good, likewise.
+    """
+
+    number: int
+    job: str
+    shards: int
+    counts: Mapping[str, int]
+    items: int
+    done: int
 
 
 @dataclass(frozen=True)
@@ -63,8 +97,7 @@ class ClusterStatus:
         digest: Its identity.
         submissions: How many arrays were submitted so far.
         rows: Every shard, in order.
-        items_per_s: Items finished per second by the running attempts; 0 when not known yet.
-        tokens_per_s: Tokens generated per second, likewise.
+        arrays: Every submission, oldest first.
         scheduler_error: Why Slurm could not be asked; None when it could.
     """
 
@@ -72,8 +105,7 @@ class ClusterStatus:
     digest: str
     submissions: int
     rows: tuple[ShardRow, ...]
-    items_per_s: float
-    tokens_per_s: float
+    arrays: tuple[ArrayRow, ...] = ()
     scheduler_error: str | None = None
 
     @property
@@ -97,6 +129,40 @@ class ClusterStatus:
         return all(row.cause is Cause.COMPLETE for row in self.rows)
 
     @property
+    def items_per_s(self) -> float:
+        """Items finished per second by the running attempts; 0 when not known yet."""
+        return sum(row.usage.items_per_s for row in self.rows)
+
+    @property
+    def tokens_per_s(self) -> float:
+        """Tokens generated per second, likewise."""
+        return sum(row.usage.tokens_per_s for row in self.rows)
+
+    @property
+    def tokens(self) -> int:
+        """Tokens generated so far."""
+        return sum(row.usage.tokens for row in self.rows)
+
+    @property
+    def gpu_hours(self) -> float:
+        """GPU-hours used so far, by all attempts."""
+        return sum(row.usage.gpu_seconds for row in self.rows) / 3600
+
+    @property
+    def errors(self) -> dict[str, int]:
+        """How many items failed, by kind and code, the most frequent first."""
+        errors: Counter[str] = Counter()
+        for row in self.rows:
+            errors.update(row.usage.errors)
+        return dict(errors.most_common())
+
+    @property
+    def slowest(self) -> ShardRow | None:
+        """The running shard that will be done last at its present rate."""
+        running = [row for row in self.rows if row.eta_s is not None]
+        return max(running, key=lambda row: row.eta_s or 0.0, default=None)
+
+    @property
     def eta_s(self) -> float | None:
         """Seconds until everything is done at the present rate; None when nothing moves."""
         if self.items_per_s <= 0:
@@ -118,6 +184,11 @@ class ClusterStatus:
             "items_per_s": round(self.items_per_s, 3),
             "tokens_per_s": round(self.tokens_per_s, 3),
             "eta_s": None if self.eta_s is None else round(self.eta_s, 1),
+            "tokens": self.tokens,
+            "gpu_hours": round(self.gpu_hours, 4),
+            "errors": self.errors,
+            "slowest_shard": None if self.slowest is None else self.slowest.shard,
+            "arrays": [asdict(array) for array in self.arrays],
             "submissions": self.submissions,
             "scheduler_error": self.scheduler_error,
             "rows": [{**asdict(row), "advice": row.cause.advice} for row in self.rows],
@@ -125,12 +196,26 @@ class ClusterStatus:
 
 
 class StatusReader:
-    """Reads a bundle's status again and again, and each complete shard only once."""
+    """Reads a bundle's status again and again, and each complete shard only once.
 
-    def __init__(self, workspace: Workspace, fleet: Fleet) -> None:
+    Args:
+        workspace: The bundle.
+        fleet: Whom to ask what is alive.
+        one_question: Whether to ask Slurm at most one question for each reading: what is alive,
+            or what became of those that ended.
+    """
+
+    def __init__(self, workspace: Workspace, fleet: Fleet, *, one_question: bool = False) -> None:
         self._workspace = workspace
         self._fleet = fleet
+        self._one_question = one_question
+        self._explainer = Explainer(
+            workspace, fleet, lost_for_s=LOST_FOR_S if one_question else 0.0
+        )
+        self._owed: Mapping[int, LiveShard] | None = None
         self._complete: dict[int, ShardState] = {}
+        self._used: dict[int, Usage] = {}
+        self._gpus: dict[str, int] = {}
 
     def all_complete(self, shards: Iterable[int]) -> bool:
         """Whether shards are complete, from their files alone."""
@@ -143,7 +228,8 @@ class StatusReader:
             for record in read_records(self._workspace.submissions)
             if record.state != "refused"
         ]
-        alive, error = self._ask_alive(records)
+        asked = self._owed is None or not self._one_question
+        alive, error = self._ask_alive(records) if asked else (self._owed or {}, None)
         # After the question, not before: a shard that ended in between is seen as complete.
         states = self._states()
         dead = [
@@ -151,16 +237,21 @@ class StatusReader:
             for shard in sorted({shard for record in records for shard in record.shards})
             if not states[shard].done and shard not in alive
         ]
-        verdicts = self._explain(records, dead, error)
-        running = [shard for shard, live in alive.items() if live.running]
-        items_per_s, tokens_per_s = self._rates(running)
+        verdicts, owed = self._explainer.explain(
+            records,
+            dead,
+            unreachable=error is not None,
+            may_ask=not (self._one_question and asked),
+        )
+        self._owed = alive if owed else None
+        used = self._usage(records, alive, states)
+        rows = tuple(_rows(states, alive, verdicts, records, used))
         return ClusterStatus(
             bundle=str(self._workspace.bundle.path),
             digest=self._workspace.bundle.digest,
             submissions=len(records),
-            rows=tuple(_rows(states, alive, verdicts, records)),
-            items_per_s=items_per_s,
-            tokens_per_s=tokens_per_s,
+            rows=rows,
+            arrays=tuple(_arrays(records, rows)),
             scheduler_error=error,
         )
 
@@ -184,71 +275,46 @@ class StatusReader:
         except SchedulerError as error:
             return {}, str(error)
 
-    def _explain(
-        self, records: Sequence[SubmissionRecord], dead: Sequence[int], error: str | None
-    ) -> Mapping[int, Verdict]:
-        verdicts: dict[int, Verdict] = {}
+    def _usage(
+        self,
+        records: Sequence[SubmissionRecord],
+        alive: Mapping[int, LiveShard],
+        states: Mapping[int, ShardState],
+    ) -> dict[int, Usage]:
+        """Add up what every shard used; that of a complete one is read only once."""
+        by_job = {record.job_id: record for record in records if record.job_id}
         latest = {shard: record for record in records for shard in record.shards}
-        words = {(failure.job, failure.shard): failure for failure in self._failures(dead)}
-        unexplained = []
-        for shard in dead:
-            record = latest[shard]
-            failure = words.get((record.job_id or "", shard))
-            if shard in record.cancelled:
-                verdicts[shard] = Verdict(Cause.CANCELLED, "by our own command")
-            elif failure is not None:
-                verdicts[shard] = Verdict(failure.cause, _first_line(failure.message), failure.node)
-            elif record.state == "prepared":
-                verdicts[shard] = Verdict(Cause.PENDING, UNANSWERED)
-            elif self._stopped_in_time(record, shard):
-                verdicts[shard] = Verdict(Cause.STOPPED, "before its time limit, or preempted")
-            elif error is not None:
-                verdicts[shard] = Verdict(Cause.UNKNOWN)
-            else:
-                unexplained.append(shard)
-        if unexplained:
-            verdicts |= self._fleet.evidence(records, unexplained)
-        return verdicts
 
-    def _stopped_in_time(self, record: SubmissionRecord, shard: int) -> bool:
-        """Whether the shard's attempt of this submission says so itself.
+        def gpus_of(shard: int) -> Callable[[str], int]:
+            def of_attempt(attempt: str) -> int:
+                record = by_job.get(attempt.partition("_")[0]) or latest.get(shard)
+                return 0 if record is None else self._gpus_of(record)
 
-        Its receipt is there before Slurm's accounting is. After a SIGTERM it is not asked:
-        only Slurm knows whether somebody cancelled the job.
-        """
-        element = record.element(shard) or ""
-        prefix = element if "_" in element else f"{element}_0"
-        mine = [
-            status
-            for status in read_statuses(self._workspace.bundle, shard)
-            if status.attempt.startswith(f"{prefix}.") and record.job_id is not None
-        ]
-        last = max(mine, key=lambda status: status.started, default=None)
-        return last is not None and last.outcome == "partial" and last.cause != "SIGTERM"
+            return of_attempt
 
-    def _failures(self, dead: Sequence[int]) -> Iterable[Failure]:
-        return read_failures(self._workspace.failures) if dead else ()
+        used = {}
+        for shard, state in states.items():
+            if shard in self._used:
+                used[shard] = self._used[shard]
+                continue
+            live = alive.get(shard)
+            used[shard] = usage_of(
+                read_statuses(self._workspace.bundle, shard),
+                gpus_of(shard),
+                runs=live is not None and live.running and not state.done,
+            )
+            if state.done:
+                self._used[shard] = used[shard]
+        return used
 
-    def _rates(self, running: Iterable[int]) -> tuple[float, float]:
-        items = tokens = 0.0
-        for shard in running:
-            live = [s for s in read_statuses(self._workspace.bundle, shard) if s.state == "running"]
-            if live:
-                newest = max(live, key=lambda status: status.started)
-                items += _rate(newest, newest.records)
-                tokens += _rate(newest, _tokens(newest))
-        return items, tokens
-
-
-def _rate(status: Status, amount: float) -> float:
-    """Give an amount per second; both times are of the same clock, the node's."""
-    elapsed = status.updated - status.started
-    return amount / elapsed if elapsed > 0 else 0.0
-
-
-def _tokens(status: Status) -> float:
-    tokens = (status.model_extra or {}).get("tokens")
-    return float(tokens) if isinstance(tokens, int | float) else 0.0
+    def _gpus_of(self, record: SubmissionRecord) -> int:
+        """Give the GPUs of one shard of a submission; 0 when its options are gone."""
+        if record.options not in self._gpus:
+            try:
+                self._gpus[record.options] = TaskOptions.load(Path(record.options)).gpus
+            except SpecValidationError:
+                self._gpus[record.options] = 0
+        return self._gpus[record.options]
 
 
 def _rows(
@@ -256,6 +322,7 @@ def _rows(
     alive: Mapping[int, LiveShard],
     verdicts: Mapping[int, Verdict],
     records: Sequence[SubmissionRecord],
+    used: Mapping[int, Usage],
 ) -> Iterator[ShardRow]:
     by_shard: dict[int, list[SubmissionRecord]] = {}
     for record in records:
@@ -279,6 +346,22 @@ def _rows(
             job=job,
             node=verdict.node,
             detail=verdict.detail,
+            usage=used[shard],
+        )
+
+
+def _arrays(records: Sequence[SubmissionRecord], rows: Sequence[ShardRow]) -> Iterator[ArrayRow]:
+    latest = {shard: record.number for record in records for shard in record.shards}
+    by_shard = {row.shard: row for row in rows}
+    for record in records:
+        mine = [by_shard[shard] for shard in record.shards if latest[shard] == record.number]
+        yield ArrayRow(
+            number=record.number,
+            job=record.job_id or "",
+            shards=len(record.shards),
+            counts=dict(Counter(row.cause.value for row in mine).most_common()),
+            items=sum(row.items for row in mine),
+            done=sum(row.done for row in mine),
         )
 
 
@@ -291,11 +374,3 @@ def _verdict(
         cause = Cause.RUNNING if live.running else Cause.PENDING
         return Verdict(cause, "" if live.running else live.reason, live.node), live.job
     return verdict or Verdict(Cause.NOT_SUBMITTED), ""
-
-
-def _first_line(message: str) -> str:
-    """Give the line that says what happened: the last one of a traceback, else the first."""
-    lines = [line for line in message.strip().splitlines() if line.strip()]
-    if not lines:
-        return ""
-    return lines[-1].strip() if lines[0].startswith("Traceback") else lines[0].strip()

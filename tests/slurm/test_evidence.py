@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from themis_slurm.evidence import Cause, judge, judge_exit
+from themis_slurm.evidence import Cause, judge, judge_exit, judge_log
 from themis_slurm.scheduler import AccountingRow, parse_accounting
 
 DATA = Path(__file__).parent / "data"
@@ -84,6 +84,36 @@ def test_the_node_is_named() -> None:
 )
 def test_a_plain_process_tells_by_its_exit_code(code: int, cause: Cause) -> None:
     assert judge_exit(code).cause is cause
+
+
+STEP = "slurmstepd: error: *** STEP 7.0 ON c1 CANCELLED AT 2026-01-01T00:00:00"
+LOGS = {
+    "nothing of it": ("loading\nTraceback (most recent call last):", None),
+    "time limit": (f"{STEP} DUE TO TIME LIMIT ***", Cause.TIME_LIMIT),
+    "preemption": (f"{STEP} DUE TO PREEMPTION ***", Cause.PREEMPTED),
+    "node failure": (f"{STEP} DUE TO NODE FAILURE, SEE SLURMCTLD LOG ***", Cause.NODE_FAILURE),
+    "requeue": (f"{STEP} DUE TO JOB REQUEUE ***", Cause.PREEMPTED),
+    "cancelled": (f"{STEP} ***", Cause.CANCELLED),
+    "cgroup": ("error: Detected 1 oom_kill event in StepId=7.0.", Cause.OUT_OF_MEMORY),
+    "srun": ("srun: error: c1: task 0: Out Of Memory", Cause.OUT_OF_MEMORY),
+    "sampled": (
+        f"StepId=7.0 exceeded memory limit (2 > 1), being killed\n{STEP} ***",
+        Cause.OUT_OF_MEMORY,
+    ),
+    "the last of two": (
+        f"{STEP} DUE TO PREEMPTION ***\n{STEP} DUE TO TIME LIMIT ***",
+        Cause.TIME_LIMIT,
+    ),
+}
+
+
+@pytest.mark.parametrize("name", LOGS)
+def test_a_log_says_why_slurm_ended_a_job(name: str) -> None:
+    text, cause = LOGS[name]
+
+    verdict = judge_log(text)
+
+    assert (None if verdict is None else verdict.cause) is cause
 
 
 def test_every_cause_that_a_person_can_act_on_has_advice() -> None:

@@ -222,6 +222,112 @@ def test_rates_come_from_running_attempts(
 
     assert (found.items_per_s, found.tokens_per_s) == (0.5, 50.0)
     assert found.eta_s == 44
+    assert found.slowest is not None
+    assert (found.slowest.shard, found.slowest.eta_s) == (3, 4)
+
+
+def test_somebody_who_watches_asks_one_question_at_a_time(
+    reader: StatusReader, workspace: Workspace, fleet: Fleet, fake: Any
+) -> None:
+    assert reader is not None
+    watching = StatusReader(workspace, fleet, one_question=True)
+    del fake.live[2]
+    fake.ended = {2: Verdict(Cause.TIME_LIMIT, "ended after 60 s")}
+
+    seen = []
+    for _ in range(4):
+        fake.questions.clear()
+        seen.append(watching.read().rows[2].cause)
+        assert len(fake.questions) == 1
+
+    assert seen == [Cause.UNKNOWN] + [Cause.TIME_LIMIT] * 3
+    assert fake.questions == ["alive"]
+
+
+def test_an_end_is_asked_about_once_and_again_when_the_shard_ended_again(
+    reader: StatusReader, fake: Any
+) -> None:
+    live = fake.live.pop(2)
+    fake.ended = {2: Verdict(Cause.NODE_FAILURE)}
+    assert [reader.read().rows[2].cause for _ in range(2)] == [Cause.NODE_FAILURE] * 2
+    assert fake.questions.count("evidence") == 1
+
+    fake.live[2] = live  # Slurm started it again by itself
+    reader.read()
+    del fake.live[2]
+    fake.ended = {2: Verdict(Cause.TIME_LIMIT)}
+
+    assert reader.read().rows[2].cause is Cause.TIME_LIMIT
+
+
+def receipt(workspace: Workspace, shard: int, cause: str, **fields: Any) -> None:
+    writer = ResultWriter(workspace.bundle, shard, f"101_{shard}.r0.ab", header={})
+    writer.status(**fields)
+    writer.close("partial", cause)
+
+
+@pytest.mark.parametrize(
+    ("words", "cause"),
+    [
+        ("2 items failed through the machinery", Cause.BAD_ITEM),
+        ("poisoned; another engine did not start: the GPU is gone", Cause.ENGINE_CRASH),
+    ],
+)
+def test_a_receipt_tells_a_bad_item_from_a_dead_engine(
+    reader: StatusReader, workspace: Workspace, fake: Any, words: str, cause: Cause
+) -> None:
+    del fake.live[2]
+    receipt(workspace, 2, words)
+
+    row = reader.read().rows[2]
+
+    assert (row.cause, row.detail) == (cause, words)
+    assert "evidence" not in fake.questions
+
+
+def test_without_accounting_the_log_says_why(
+    reader: StatusReader, workspace: Workspace, fake: Any
+) -> None:
+    del fake.live[2]
+    log = workspace.jobs(1) / "101" / "101_2_0_log.out"
+    log.parent.mkdir(parents=True)
+    log.write_text(
+        "working\nslurmstepd: error: *** STEP 101.0 ON c1 CANCELLED AT "
+        "2026-01-01T00:00:00 DUE TO TIME LIMIT ***\n"
+    )
+
+    row = reader.read().rows[2]
+
+    assert (row.cause, row.detail) == (Cause.TIME_LIMIT, "as its log says")
+
+
+def test_what_was_used_and_what_failed_is_added_up_over_all_attempts(
+    workspace: Workspace, fleet: Fleet, fake: Any
+) -> None:
+    submit(workspace, ClusterProfile(gpus=2), fleet)
+    receipt(workspace, 1, "SIGUSR2", tokens=30, loading_s=1800.0, errors={"model parse_error": 1})
+    receipt(workspace, 2, "deadline", tokens=12, loading_s=900.0, errors={"infra x": 2})
+    fake.live.clear()
+
+    found = StatusReader(workspace, fleet).read()
+
+    assert found.gpu_hours == pytest.approx(1.5, abs=0.01)
+    assert found.tokens == 42
+    assert found.errors == {"infra x": 2, "model parse_error": 1}
+
+
+def test_each_submission_has_a_row_of_the_shards_that_are_still_its_own(
+    reader: StatusReader, workspace: Workspace, fleet: Fleet, fake: Any, answer: Answer
+) -> None:
+    answer(workspace.bundle, 0)
+    fake.live = {shard: fake.live[shard] for shard in (2, 3, 4)}
+    submit(workspace, ClusterProfile(), fleet)
+
+    first, second = reader.read().arrays
+
+    assert (first.job, first.shards, first.counts) == ("101", 6, {"pending": 3, "complete": 1})
+    assert (second.job, second.shards, second.counts) == ("102", 2, {"pending": 2})
+    assert (first.items, first.done) == (16, 4)
 
 
 def test_a_status_is_plain_json(reader: StatusReader) -> None:
