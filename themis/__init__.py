@@ -1,6 +1,6 @@
 """Themis: large LLM evaluations on Slurm clusters, proved before they are counted.
 
-The specs that a benchmark is written with, and the plugin registry, are here by name:
+What runs benchmarks, what they are written with, and what their results are, by name:
 
     >>> from themis import InferenceParamsSpec, ModelSpec
     >>> ModelSpec(model_id="arithmetic", provider="demo").spec_hash
@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from themis.evaluation.registry import PluginRegistry as PluginRegistry
+    from themis.orchestration.orchestrator import Orchestrator as Orchestrator
     from themis.results.report.config_report import generate_config_report as generate_config_report
     from themis.results.result import BenchmarkResult as BenchmarkResult
     from themis.specs import BenchmarkSpec as BenchmarkSpec
@@ -31,11 +32,14 @@ if TYPE_CHECKING:
     from themis.specs import ScoreSpec as ScoreSpec
     from themis.specs import SliceSpec as SliceSpec
     from themis.specs import SqliteBlobStorageSpec as SqliteBlobStorageSpec
+    from themis.specs import StorageConfig as StorageConfig
+    from themis.specs import StorageSpec as StorageSpec
 
 __version__ = "0.1.0"
 
 _HOMES = {
     "BenchmarkResult": "themis.results.result",
+    "Orchestrator": "themis.orchestration.orchestrator",
     "PluginRegistry": "themis.evaluation.registry",
     "generate_config_report": "themis.results.report.config_report",
     **dict.fromkeys(
@@ -55,6 +59,8 @@ _HOMES = {
             "ScoreSpec",
             "SliceSpec",
             "SqliteBlobStorageSpec",
+            "StorageConfig",
+            "StorageSpec",
         ),
         "themis.specs",
     ),

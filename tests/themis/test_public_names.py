@@ -9,6 +9,40 @@ import pytest
 
 import themis
 
+PROMISED = [
+    "__version__",
+    "Orchestrator",
+    "BenchmarkResult",
+    "BenchmarkSpec",
+    "SliceSpec",
+    "DatasetQuerySpec",
+    "PromptVariantSpec",
+    "ParseSpec",
+    "ScoreSpec",
+    "ProjectSpec",
+    "StorageConfig",
+    "StorageSpec",
+    "SqliteBlobStorageSpec",
+    "PostgresBlobStorageSpec",
+    "ExecutionPolicySpec",
+    "InferenceGridSpec",
+    "PromptMessage",
+    "InferenceParamsSpec",
+    "ModelSpec",
+    "PluginRegistry",
+    "generate_config_report",
+]
+"""The names that the specification gives the root package."""
+
+
+@pytest.mark.parametrize("name", PROMISED)
+def test_every_promised_name_is_offered(name: str) -> None:
+    assert name in dir(themis)
+
+
+def test_the_usual_storage_is_sqlite() -> None:
+    assert themis.StorageSpec is themis.SqliteBlobStorageSpec
+
 
 @pytest.mark.parametrize("name", dir(themis))
 def test_every_public_name_is_there(name: str) -> None:

@@ -45,6 +45,9 @@ StorageConfig = Annotated[
     SqliteBlobStorageSpec | PostgresBlobStorageSpec, Field(discriminator="backend")
 ]
 
+StorageSpec = SqliteBlobStorageSpec
+"""The usual storage."""
+
 
 class ExecutionPolicySpec(SpecBase):
     """How failures are treated while work runs, by engines that ask a service.
