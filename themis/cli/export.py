@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast
 import click
 
 from themis.cli.options import DIRECTORY, json_option, print_json, project_option
+from themis.cli.rates import calibration_option, planning_rate
 from themis.cli.trust import refuse_missing_key, sign_option, signed
 
 if TYPE_CHECKING:
@@ -58,19 +59,22 @@ def _arranged(function: F) -> F:
     @click.option(
         "--tokens-per-second",
         type=click.FloatRange(min=0, min_open=True),
-        help="What one GPU generates; needed with --shard-minutes.",
+        help="What one GPU generates; with --shard-minutes this or --calibration is needed.",
     )
+    @calibration_option
     @functools.wraps(function)
     def wrapped(
         *args: Any,
         order: "Order",
         shard_minutes: float | None,
         tokens_per_second: float | None,
+        calibration: Path | None,
         **options: Any,
     ) -> Any:
         from themis.handoff.arrangement import Arrangement
 
-        arrangement = Arrangement(order, shard_minutes, tokens_per_second)
+        rate = planning_rate(calibration, tokens_per_second)
+        arrangement = Arrangement(order, rate.without_start(shard_minutes), rate.per_engine)
         return function(*args, arrangement=arrangement, **options)
 
     return cast("F", wrapped)

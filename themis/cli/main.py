@@ -23,6 +23,7 @@ COMMANDS = {
     "export": ("themis.cli.export", "Write open work as a bundle."),
     "verify": ("themis.cli.verify", "Prove a bundle and count its results."),
     "work": ("themis.cli.work", "Work on the shards of a bundle here."),
+    "calibrate": ("themis.cli.calibrate", "Measure how fast models answer here."),
     "pack": ("themis.cli.transfer:pack_command", "Write a bundle into one transfer file."),
     "unpack": ("themis.cli.transfer:unpack_command", "Prove a transfer file and unpack it."),
     "sign": ("themis.cli.trust:sign_command", "Sign a bundle with an ssh key."),
@@ -38,7 +39,7 @@ COMMANDS = {
     "report": ("themis.cli.report", "Write a report of a run."),
     "config-report": ("themis.cli.config_report", "Write what is configured, without secrets."),
     "store": ("themis.cli.store", "Look after the store."),
-    "model": ("themis.cli.model", "Check and convert model directories."),
+    "model": ("themis.cli.model", "Stage, check and convert model directories."),
 }
 """Each subcommand: its module (and its name there, if not `command`), and its line in the help."""
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import click
 
 from themis.cli.options import json_option, print_json, project_option
+from themis.cli.rates import calibration_option, planning_rate
 
 if TYPE_CHECKING:
     from themis.handoff.register import PlanCell, RegisteredPlan
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     type=click.FloatRange(min=0, min_open=True),
     help="What one GPU generates: adds GPU-hours and the time of a shard.",
 )
+@calibration_option
 @click.option(
     "--price",
     "prices",
@@ -35,6 +37,7 @@ def command(
     other: str | None,
     shard_items: int,
     tokens_per_second: float | None,
+    calibration: Path | None,
     prices: tuple[str, ...],
     project: Path | None,
     *,
@@ -58,15 +61,17 @@ def command(
         _print_diff(benchmark, other, project, as_json=as_json)
         return
 
+    rate = planning_rate(calibration, tokens_per_second)
     with open_session(benchmark, project) as session:
         plan = register_plan(session)
         estimate = estimate_plan(
             plan,
             open_scores=evaluation_progress(session.store, plan.run).pending,
             shard_items=shard_items,
-            tokens_per_second=tokens_per_second,
+            tokens_per_second=rate.tokens_per_second,
             prices=parse_prices(prices) if prices else None,
         )
+    estimate = rate.with_start(estimate)
     if as_json:
         print_json(
             {
@@ -87,9 +92,9 @@ def command(
     _print_matrix(plan)
     if estimate.gpu_hours is not None:
         click.echo(
-            f"At {tokens_per_second:g} tokens/s the open work takes at most "
+            f"At {rate.tokens_per_second:g} tokens/s the open work takes at most "
             f"{estimate.gpu_hours:,.2f} GPU-hours in {estimate.shards:,} shards of at most "
-            f"{estimate.shard_minutes:,.1f} minutes each, model loading not counted."
+            f"{estimate.shard_minutes:,.1f} minutes each, model loading {rate.counted} counted."
         )
     if estimate.estimated_total_cost is not None:
         click.echo(

@@ -22,7 +22,7 @@ from themis.generation.stopping import Stopping
 from themis.providers import Completion, Engine, EngineSettings, Request, create_engine
 from themis_bundles import Bundle, finished, shard_state
 
-__all__ = ["ShardOutcome", "WorkOptions", "work_shard"]
+__all__ = ["ShardOutcome", "WorkOptions", "start_engine", "work_shard"]
 
 
 def _tell_nobody(_answered: int, _failed: int) -> None:
@@ -137,14 +137,24 @@ def _generate(
             return attempt.end(ending.state, ending.cause)
 
 
+def start_engine(settings: EngineSettings, registry: PluginRegistry) -> Engine:
+    """Return a loaded engine: a registered one, one of the user's own, or a built-in one.
+
+    Raises:
+        EngineInitError: It cannot be built.
+        EnvironmentNotReadyError: A library is not installed.
+    """
+    other = other_engine(settings, registry)
+    return create_engine(settings) if other is None else other
+
+
 def _engine_maker(
     settings: EngineSettings, registry: PluginRegistry
 ) -> tuple[Callable[[], Engine], Mapping[str, str]]:
     """Return what starts the engine, and what a registered one declares for provenance."""
 
     def start() -> Engine:
-        other = other_engine(settings, registry)
-        return create_engine(settings) if other is None else other
+        return start_engine(settings, registry)
 
     if not registry.has_inference_engine(settings.provider):
         return start, {}
