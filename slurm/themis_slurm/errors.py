@@ -7,7 +7,8 @@ ThemisError
 │   └── SchedulerError          a Slurm command is missing, failed or gave no answer
 │       └── SubmissionRefusedError   sbatch said no, for a reason that it named
 └── OrchestrationAbortedError
-    └── SubmissionLockedError   somebody else submits this bundle right now
+    ├── SubmissionLockedError   somebody else submits this bundle right now
+    └── ShardsBusyError         shards that were asked for by name are alive, or complete
 """
 
 from pathlib import Path
@@ -43,3 +44,7 @@ class SubmissionRefusedError(SchedulerError):
 
 class SubmissionLockedError(OrchestrationAbortedError):
     """Another process is submitting this bundle and did not finish in time."""
+
+
+class ShardsBusyError(OrchestrationAbortedError):
+    """Shards that were asked for by name need no other attempt, or already have one."""

@@ -17,6 +17,7 @@ from pydantic import ValidationError
 from themis.errors import StorageError
 from themis_bundles.files import make_folder, publish_once, replace
 from themis_bundles.model import Frozen
+from themis_slurm.code_version import CodeVersion
 from themis_slurm.processes import ProcessName
 
 State = Literal["prepared", "held", "submitted", "refused"]
@@ -65,11 +66,17 @@ class SubmissionRecord(Frozen):
     offset: int = 0
     """What has to be added to the number of an element of our own to give its shard."""
 
+    code: CodeVersion | None = None
+    """The code that submitted it, and its packages."""
+
     job_id: str | None = None
     """The array's job id, once Slurm gave one."""
 
     excluded_nodes: tuple[str, ...] = ()
     """Nodes that it was kept away from, because tasks found them unfit."""
+
+    asked: bool = False
+    """A person asked for these shards by name: tries before this one no longer count."""
 
     cancelled: tuple[int, ...] = ()
     """Shards that a person stopped; Slurm forgets an element that was stopped while it waited."""
@@ -141,7 +148,8 @@ def tries_without_progress(records: Sequence[SubmissionRecord], shard: int, fini
     """Count the latest submissions of a shard that found it as it is now.
 
     Attempts are not counted: a shard that needs five walltimes is healthy as long as each of
-    them finishes something. A cancelled or refused submission was no try.
+    them finishes something. A cancelled or refused submission was no try, and when a person
+    asks for the shard by name, counting starts anew.
 
     Args:
         records: Submissions, oldest first.
@@ -153,6 +161,8 @@ def tries_without_progress(records: Sequence[SubmissionRecord], shard: int, fini
         if done < finished:
             break
         count += record.state != "refused" and shard not in record.cancelled
+        if record.asked:
+            break
     return count
 
 

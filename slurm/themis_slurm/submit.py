@@ -16,6 +16,7 @@ from pathlib import Path
 
 from themis_bundles import incomplete_shards, shard_state
 from themis_bundles.files import make_folder
+from themis_slurm.code_version import code_version, keep_package_list
 from themis_slurm.dispatcher import UNANSWERED, Dispatcher, LiveShard
 from themis_slurm.errors import SchedulerError, SubmissionLockedError, SubmissionRefusedError
 from themis_slurm.evidence import Cause
@@ -71,12 +72,29 @@ class Submitted:
         return sum(len(record.shards) for record in self.records)
 
 
+@dataclass(frozen=True)
+class Wish:
+    """What a person asked for, beyond the rest of the bundle.
+
+    Attributes:
+        asked: Whether the shards were asked for by name, so that their tries count anew.
+        avoid_unfit_nodes: Whether to keep away from nodes that tasks found unfit.
+    """
+
+    asked: bool = False
+    avoid_unfit_nodes: bool = True
+
+
+_NO_WISH = Wish()
+
+
 def submit(
     workspace: Workspace,
     profile: ClusterProfile,
     fleet: Fleet,
     *,
     leave: Collection[int] = (),
+    wish: Wish = _NO_WISH,
     lock_patience_s: float = LOCK_PATIENCE_S,
 ) -> Submitted:
     """Submit every shard that is neither complete nor alive.
@@ -86,6 +104,7 @@ def submit(
         profile: The resources.
         fleet: From `fleet_for`, with the same profile.
         leave: Shards that are not to be submitted.
+        wish: What a person asked for beyond "the rest".
         lock_patience_s: How long to wait for another submitter.
 
     Raises:
@@ -98,10 +117,12 @@ def submit(
         chosen, alive = _choose(workspace, profile, fleet, records, leave)
         if chosen.arrays:
             write_options(workspace, profile)
+            keep_package_list(workspace.code)
         made: list[SubmissionRecord] = []
         refused: SubmissionRefusedError | None = None
         for array in chosen.arrays:
-            record = _prepare(workspace, profile, array, _next(records, made))
+            described = _describe(workspace, profile, array, _next(records, made), wish)
+            record = create_record(workspace.submissions, described)
             try:
                 made.append(_ask(workspace, fleet.active, record, lock))
             except SubmissionRefusedError as error:
@@ -130,7 +151,7 @@ def preview(
         chosen, _ = _choose(workspace, profile, fleet, records, ())
         first = _next(records, ())
         prepared = [
-            _describe(workspace, profile, array, first + place)
+            _describe(workspace, profile, array, first + place, _NO_WISH)
             for place, array in enumerate(chosen.arrays)
         ]
         return tuple((record, fleet.active.script(record)) for record in prepared)
@@ -263,16 +284,11 @@ def _next(records: Sequence[SubmissionRecord], made: Sequence[SubmissionRecord])
     return max((record.number for record in (*records, *made)), default=0) + 1
 
 
-def _prepare(
-    workspace: Workspace, profile: ClusterProfile, array: Array, number: int
-) -> SubmissionRecord:
-    return create_record(workspace.submissions, _describe(workspace, profile, array, number))
-
-
 def _describe(
-    workspace: Workspace, profile: ClusterProfile, array: Array, number: int
+    workspace: Workspace, profile: ClusterProfile, array: Array, number: int, wish: Wish
 ) -> SubmissionRecord:
     digest = workspace.bundle.digest
+    avoids = wish.avoid_unfit_nodes and profile.kind == "slurm"
     return SubmissionRecord(
         number=number,
         kind=profile.kind,
@@ -287,7 +303,9 @@ def _describe(
         options=str(options_path(workspace, profile)),
         submitter=this_process(),
         prepared=time.time(),
-        excluded_nodes=unfit_nodes(workspace) if profile.kind == "slurm" else (),
+        code=code_version(),
+        excluded_nodes=unfit_nodes(workspace) if avoids else (),
+        asked=wish.asked,
     )
 
 
