@@ -199,6 +199,15 @@ def open_records(
     ]
 
 
+def alive_shards(workspace: Workspace, fleet: Fleet) -> frozenset[int]:
+    """Ask which shards run or wait.
+
+    Raises:
+        SchedulerError: Slurm did not answer.
+    """
+    return frozenset(fleet.alive(open_records(workspace, read_records(workspace.submissions))))
+
+
 def _recover(workspace: Workspace, fleet: Fleet) -> tuple[SubmissionRecord, ...]:
     """Settle submissions whose submitter died before it wrote down the answer."""
     records = []

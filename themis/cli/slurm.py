@@ -1,6 +1,5 @@
 """`themis slurm`: dispatch a bundle on a cluster, and watch it."""
 
-import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,17 +13,20 @@ from themis.cli.options import (
     parse_engine_options,
     parse_pairs,
     print_json,
-    say,
 )
 from themis.cli.slurm_profile import command as profile_command
+from themis.cli.slurm_watch import (
+    bundle_argument,
+    logs,
+    profile_option,
+    retry,
+    status,
+    watch,
+    workspace_of,
+)
 
 if TYPE_CHECKING:
     from themis_slurm.profile import ClusterProfile
-    from themis_slurm.status import ClusterStatus
-    from themis_slurm.workspace import Workspace
-
-ROWS_SHOWN = 40
-"""Shards listed on a terminal; `--json` has all of them."""
 
 
 @click.group()
@@ -40,15 +42,11 @@ def command() -> None:
 
 command.add_command(profile_command, "profile")
 
-_bundle = click.argument("bundle", type=DIRECTORY)
 _needs_profile = click.option("--profile", required=True, help="The cluster profile.")
-_profile = click.option(
-    "--profile", help="The cluster profile, when it puts results outside the bundle."
-)
 
 
 @command.command()
-@_bundle
+@bundle_argument
 @_needs_profile
 @click.option("--dry-run", is_flag=True, help="Print the exact scripts and submit nothing.")
 @engine_options
@@ -125,85 +123,8 @@ def _work_locally(bundle: Path, profile: "ClusterProfile", *, as_json: bool) -> 
 
 
 @command.command()
-@_bundle
-@_profile
-@json_option
-def status(bundle: Path, profile: str | None, *, as_json: bool) -> None:
-    """Show what is done, what runs, and why the rest does not.
-
-    Exits with 1 while BUNDLE is incomplete.
-
-    \b
-    Example:
-        themis slurm status my-bundle
-    """
-    found = _read_status(bundle, profile)
-    if as_json:
-        print_json(found.to_dict())
-    else:
-        _print_status(found)
-    finish(0 if found.complete else 1)
-
-
-@command.command()
-@_bundle
-@_profile
-@click.option("--every", type=click.FloatRange(min=2), default=30.0, show_default=True)
-def watch(bundle: Path, profile: str | None, every: float) -> None:
-    """Show the status every few seconds until BUNDLE is complete or nothing moves.
-
-    \b
-    Example:
-        themis slurm watch my-bundle --every 60
-    """
-    from themis_slurm.evidence import Cause
-
-    while True:
-        found = _read_status(bundle, profile)
-        click.clear()
-        _print_status(found)
-        moving = found.with_cause(Cause.RUNNING, Cause.PENDING, Cause.UNKNOWN)
-        if found.complete or not moving:
-            finish(0 if found.complete else 1)
-            return
-        time.sleep(every)
-
-
-@command.command()
-@_bundle
-@_profile
-@click.option("--shard", type=click.IntRange(min=0), help="The shard; default: the first failed.")
-@click.option("--lines", type=click.IntRange(min=1), default=40, show_default=True)
-def logs(bundle: Path, profile: str | None, shard: int | None, lines: int) -> None:
-    """Show the end of a shard's last log.
-
-    \b
-    Example:
-        themis slurm logs my-bundle --shard 7
-    """
-    from themis.errors import SpecValidationError
-    from themis.results.report.terminal import printable
-    from themis_slurm.submit import logs_of
-
-    if shard is None:
-        failed = [row.shard for row in _read_status(bundle, profile).rows if row.cause.advice]
-        if not failed:
-            say("no shard has failed; name one with --shard")
-            return
-        shard = failed[0]
-    found = logs_of(_workspace(bundle, profile), shard)
-    if not found:
-        raise SpecValidationError(
-            f"shard {shard} has no log: it was never submitted, or not started"
-        )
-    click.echo(f"# {found[-1]}")
-    for line in found[-1].read_text("utf-8", "replace").splitlines()[-lines:]:
-        click.echo(printable(line))
-
-
-@command.command()
-@_bundle
-@_profile
+@bundle_argument
+@profile_option
 @click.option("--shard", "shards", type=click.IntRange(min=0), multiple=True)
 def cancel(bundle: Path, profile: str | None, shards: tuple[int, ...]) -> None:
     """Stop the shards of BUNDLE that wait or run; what they finished is kept.
@@ -214,7 +135,7 @@ def cancel(bundle: Path, profile: str | None, shards: tuple[int, ...]) -> None:
     """
     from themis_slurm.submit import cancel as cancel_shards
 
-    stopped = cancel_shards(_workspace(bundle, profile), shards=shards or None)
+    stopped = cancel_shards(workspace_of(bundle, profile), shards=shards or None)
     click.echo(f"told {len(stopped)} shards to stop")
 
 
@@ -253,53 +174,5 @@ def doctor(bundle: Path | None, profile: str, *, node: bool, as_json: bool) -> N
     finish(4 if worst(findings) == "error" else 0)
 
 
-def _workspace(bundle: Path, profile: str | None) -> "Workspace":
-    from themis.cli.dispatching import read_profile
-    from themis_slurm.workspace import open_for_profile, open_workspace
-
-    if profile is None:
-        return open_workspace(bundle)
-    return open_for_profile(bundle, read_profile(profile))
-
-
-def _read_status(bundle: Path, profile: str | None) -> "ClusterStatus":
-    from themis_slurm.fleet import fleet_for
-    from themis_slurm.status import StatusReader
-
-    workspace = _workspace(bundle, profile)
-    with fleet_for(workspace) as fleet:
-        return StatusReader(workspace, fleet).read()
-
-
-def _print_status(found: "ClusterStatus") -> None:
-    from rich.console import Console
-    from rich.markup import escape
-    from rich.table import Table
-
-    from themis.cli.dispatching import status_line
-
-    click.echo(f"{found.bundle}: {status_line(found)}")
-    if found.scheduler_error:
-        click.echo(f"the scheduler could not be asked: {found.scheduler_error}", err=True)
-    rows = [row for row in found.rows if row.cause.value != "complete"][:ROWS_SHOWN]
-    if not rows:
-        return
-    table = Table(box=None)
-    table.add_column("shard", justify="right")
-    table.add_column("items", justify="right")
-    for heading in ("state", "job", "node", "detail"):
-        table.add_column(heading, overflow="fold")
-    for row in rows:
-        detail = row.detail or row.cause.advice
-        table.add_row(
-            str(row.shard),
-            f"{row.done}/{row.items}",
-            row.cause.value,
-            escape(row.job),
-            escape(row.node),
-            escape(detail),
-        )
-    Console().print(table)
-    left = len([row for row in found.rows if row.cause.value != "complete"]) - len(rows)
-    if left:
-        click.echo(f"… and {left} more; --json has all of them")
+for subcommand in (status, watch, logs, retry):
+    command.add_command(subcommand)
