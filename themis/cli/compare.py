@@ -184,7 +184,8 @@ def _print_flip(flip: dict[str, Any]) -> None:
 
     a, b = flip["baseline_value"], flip["treatment_value"]
     sides = flip.get("baseline", "base"), flip.get("treatment", "new")
-    click.echo(f"{flip['slice_id']}/{flip['item_id']} {flip['metric_id']}: {a:g} → {b:g}")
+    item = f"{flip['slice_id']}/{flip['item_id']}"
+    click.echo(f"{item} {flip['metric_id']}: {a:g} → {b:g} ({flip['change']})")
     for side, key in zip(sides, ("baseline_outputs", "treatment_outputs"), strict=True):
         for output in flip[key]:
             click.echo(f"  {printable(side)}: {printable(output or 'no output')}")

@@ -20,13 +20,14 @@ provenance.
 import difflib
 import inspect
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Generic, TypeVar, cast, overload
 
 from themis.errors import ErrorCode, SpecValidationError
 from themis.evaluation import choice, extractors, metrics
 from themis.evaluation.mathematics import MathVerify
 from themis.evaluation.protocol import Extractor, Metric
+from themis.records.metric_scale import DIRECTIONS, Direction, MetricScale
 
 BUILTIN_VERSION = "1.0.0"
 """The declared version of every built-in extractor and metric."""
@@ -64,6 +65,14 @@ _METRICS: Mapping[str, Callable[[], Metric]] = {
     "response_length": metrics.ResponseLength,
     "word_perplexity": lambda: choice.Perplexity("words"),
 }
+_SCALES: Mapping[str, MetricScale] = {
+    "bits_per_byte": MetricScale("lower", unit=False),
+    "byte_perplexity": MetricScale("lower", unit=False),
+    "choice_loglikelihood_brier": MetricScale("lower", unit=False),
+    "response_length": MetricScale("none", unit=False),
+    "word_perplexity": MetricScale("lower", unit=False),
+}
+"""The built-in metrics that are not better when higher, up to 1."""
 
 
 @dataclass(frozen=True)
@@ -102,6 +111,9 @@ class Registration(Generic[Made]):
     capabilities: EngineCapabilities | None = None
     """What an engine declares; None declares nothing, and its requests are checked one by one."""
 
+    scale: MetricScale = field(default_factory=MetricScale)
+    """What a metric declares about its scores."""
+
 
 class PluginRegistry:
     """Plugins by name; registering a name again replaces it.
@@ -118,7 +130,10 @@ class PluginRegistry:
         for name, extractor in _EXTRACTORS.items():
             self.register_extractor(name, extractor, version=BUILTIN_VERSION)
         for name, metric in _METRICS.items():
-            self.register_metric(name, metric, version=BUILTIN_VERSION)
+            scale = _SCALES.get(name, MetricScale())
+            self.register_metric(
+                name, metric, version=BUILTIN_VERSION, direction=scale.direction, unit=scale.unit
+            )
 
     @overload
     def register_inference_engine(
@@ -198,11 +213,24 @@ class PluginRegistry:
 
     @overload
     def register_metric(
-        self, name: str, *, version: str = ..., plugin_api: str = ...
+        self,
+        name: str,
+        *,
+        version: str = ...,
+        direction: Direction = ...,
+        unit: bool = ...,
+        plugin_api: str = ...,
     ) -> Callable[[Made], Made]: ...
     @overload
     def register_metric(
-        self, name: str, factory: Any, *, version: str = ..., plugin_api: str = ...
+        self,
+        name: str,
+        factory: Any,
+        *,
+        version: str = ...,
+        direction: Direction = ...,
+        unit: bool = ...,
+        plugin_api: str = ...,
     ) -> None: ...
     def register_metric(
         self,
@@ -210,6 +238,8 @@ class PluginRegistry:
         factory: Any = None,
         *,
         version: str = "0.0.0",
+        direction: Direction = "higher",
+        unit: bool = True,
         plugin_api: str = PLUGIN_API,
     ) -> Any:
         """Register a metric.
@@ -219,12 +249,24 @@ class PluginRegistry:
             factory: A class or a function without arguments that makes it, or an object with
                 `score`. Without it, a decorator is returned.
             version: Its declared version, a part of identity.
+            direction: Which scores are better: "higher", "lower", or "none" for a measure that
+                is neither good nor bad. Rankings and verdicts follow it; identity does not.
+            unit: False for scores that can leave [0, 1], whatever these happen to be: what is
+                absent is then not bounded by 0 and 1.
             plugin_api: The version of the protocols that it was made for.
 
         Raises:
-            SpecValidationError: The name or a version is empty, or the protocols differ.
+            SpecValidationError: The name or a version is empty, the protocols differ, or there
+                is no such direction.
         """
-        return _registered("metric", self._metrics, name, factory, version, plugin_api)
+        if direction not in DIRECTIONS:
+            raise SpecValidationError(
+                f"The metric {name!r} has the direction {direction!r}; known: "
+                f"{', '.join(DIRECTIONS)}",
+                code=ErrorCode.PLUGIN_INCOMPATIBLE,
+            )
+        scale = MetricScale(direction, unit)
+        return _registered("metric", self._metrics, name, factory, version, plugin_api, scale=scale)
 
     @overload
     def register_function(self, name: str) -> Callable[[Made], Made]: ...
@@ -338,6 +380,14 @@ class PluginRegistry:
         """
         return {name: _found("metric", name, self._metrics).version for name in names}
 
+    def metric_scales(self, names: Iterable[str]) -> dict[str, MetricScale]:
+        """Return what each metric declared about its scores.
+
+        Raises:
+            SpecValidationError: One of them does not exist.
+        """
+        return {name: _found("metric", name, self._metrics).scale for name in names}
+
 
 def _registered(
     kind: str,
@@ -347,6 +397,7 @@ def _registered(
     version: str,
     plugin_api: str,
     capabilities: EngineCapabilities | None = None,
+    scale: MetricScale = MetricScale(),  # noqa: B008 -- frozen
 ) -> Any:
     """Register a plugin, or return the decorator that does."""
     if not name or not version:
@@ -365,7 +416,7 @@ def _registered(
     def register(made_by: Made) -> Made:
         former = plugins.get(name)
         order = len(plugins) if former is None else former.order
-        plugins[name] = Registration(name, made_by, version, plugin_api, order, capabilities)
+        plugins[name] = Registration(name, made_by, version, plugin_api, order, capabilities, scale)
         return made_by
 
     if factory is None:

@@ -8,6 +8,7 @@ from themis import identity
 from themis.errors import SpecValidationError
 from themis.handoff.session import Session
 from themis.planning.planner import PlannedCell, PlannedTrial
+from themis.records.metric_scale import MetricScale
 from themis.specs.generation import params_label
 from themis.storage.batches import batched, without_cycle_collector
 from themis.storage.plans import (
@@ -197,6 +198,7 @@ class PlannedPass:
     slice_id: str
     name: str
     metrics: tuple[str, ...]
+    scales: dict[str, MetricScale]
     transform: dict[str, Any] | None
     evaluation: dict[str, Any]
 
@@ -231,6 +233,7 @@ def score_passes_of(session: Session) -> Iterator[PlannedPass]:
                 slice_id=part.slice_id,
                 name=score.name,
                 metrics=tuple(sorted(set(score.metrics))),
+                scales=session.registry.metric_scales(score.metrics),
                 transform=transform,
                 evaluation=identity.evaluation_body(score, versions, transform_hash),
             )
@@ -274,6 +277,7 @@ class _SpecKeys:
             transform=transform,
             evaluation=self._store.spec_key("evaluation", entry.evaluation),
             metrics=entry.metrics,
+            scales=entry.scales,
         )
 
 

@@ -26,6 +26,8 @@ from typing import Any, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
+from themis.records.metric_scale import Direction, MetricScale
+
 Codes: TypeAlias = npt.NDArray[np.int32]
 
 _LABELS_OF = {
@@ -106,6 +108,8 @@ class ScoreTable:
         status: A `ScoreStatus` per row.
         dimensions: Labels per slice (`SliceSpec.dimensions`), by dimension name.
         item_dimensions: Labels per item id (document, subject, level), by name.
+        scales: What each metric declared about its scores; a metric that is absent here was
+            planned before that was recorded.
     """
 
     models: tuple[str, ...]
@@ -127,6 +131,7 @@ class ScoreTable:
     status: npt.NDArray[np.int8]
     dimensions: Mapping[str, Dimension] = field(default_factory=dict)
     item_dimensions: Mapping[str, Dimension] = field(default_factory=dict)
+    scales: Mapping[str, MetricScale] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         """Fix the types of the columns and refuse a table that contradicts itself.
@@ -167,6 +172,15 @@ class ScoreTable:
     def scored(self) -> npt.NDArray[np.bool_]:
         """Which rows hold a score (an unreadable answer counts: it scores 0)."""
         return np.isin(self.status, (ScoreStatus.SCORED, ScoreStatus.EXTRACTION_FAILED))
+
+    def direction(self, metric: str) -> Direction | None:
+        """Which scores of a metric are better; None where that was not recorded."""
+        return self.scales[metric].direction if metric in self.scales else None
+
+    @property
+    def without_unit(self) -> tuple[str, ...]:
+        """The metrics whose scores can leave [0, 1]."""
+        return tuple(name for name, scale in self.scales.items() if not scale.unit)
 
     def where(self, mask: npt.NDArray[np.bool_]) -> "ScoreTable":
         """Keep the rows where `mask` holds; labels and their codes stay as they are."""

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from themis.records.metric_scale import MetricScale
 from themis.records.score_table import ScoreStatus, ScoreTable
 from themis.results.grouping import Groups, group_rows, read_key
 from themis.results.moments import (
@@ -64,7 +65,8 @@ class AggregateRow:
         n_unreadable: Of those scored, the ones whose answer could not be read.
         item_count: Items with a score; what the interval treats as independent.
         cluster_count: Clusters among them, when clustered.
-        mean_failed_as_zero: The mean with every failure scored 0 and missing ones left out.
+        mean_failed_as_zero: The mean with every failure scored 0 and missing ones left out;
+            None where 0 is not the worst score.
         bound_lower: The mean if all absent scores were 0; None outside the 0-1 range.
         bound_upper: The mean if all absent scores were 1.
         flags: What to be careful about.
@@ -169,7 +171,11 @@ def aggregate(  # noqa: PLR0913 -- each is a choice that the reader of a mean ma
             )
         ],
         **_count_rows(table, groups),
-        **(_bounds(sums, cells, moments) if estimator == "mean" else _no_bounds(count)),
+        **(
+            _bounds(sums, cells, moments, _scales_of(table, groups))
+            if estimator == "mean"
+            else _no_bounds(count)
+        ),
     }
     return [
         AggregateRow(estimator=estimator, ci_level=ci_level, **dict(zip(columns, row, strict=True)))
@@ -235,8 +241,20 @@ def _count_rows(table: ScoreTable, groups: Groups) -> dict[str, list[int]]:
     }
 
 
-def _bounds(sums: CellSums, cells: Cells, moments: Moments) -> dict[str, list[float | None]]:
-    """Give the means that count what is absent."""
+def _scales_of(table: ScoreTable, groups: Groups) -> list[MetricScale]:
+    """Return the scale of each group's metric; a group holds one metric only."""
+    metric = np.zeros(len(groups.keys), np.int64)
+    metric[groups.of_row] = table.metric
+    names = [table.metrics[code] for code in metric.tolist()] if table.metrics else []
+    return [table.scales.get(name, MetricScale()) for name in names]
+
+
+def _bounds(
+    sums: CellSums, cells: Cells, moments: Moments, scales: Sequence[MetricScale]
+) -> dict[str, list[float | None]]:
+    """Give the means that count what is absent, where its scores could be 0 or 1 at the most."""
+    unit = np.array([scale.unit for scale in scales], np.bool_)
+    worst_is_zero = unit & np.array([scale.direction == "higher" for scale in scales], np.bool_)
 
     def mean(cell_values: FloatArray) -> FloatArray:
         values = average_cells(cell_values, cells)
@@ -246,10 +264,10 @@ def _bounds(sums: CellSums, cells: Cells, moments: Moments) -> dict[str, list[fl
             return total / sum_by(cells.group, has, moments.groups)
 
     def bound(cell_values: FloatArray) -> list[float | None]:
-        return known(np.where(moments.between_0_and_1, mean(cell_values), np.nan))
+        return known(np.where(moments.between_0_and_1 & unit, mean(cell_values), np.nan))
 
     return {
-        "mean_failed_as_zero": known(mean(sums.failed_as_zero)),
+        "mean_failed_as_zero": known(np.where(worst_is_zero, mean(sums.failed_as_zero), np.nan)),
         "bound_lower": bound(sums.lowest),
         "bound_upper": bound(sums.highest),
     }

@@ -13,18 +13,22 @@ from typing import Any, Literal, TypeAlias
 
 import numpy as np
 
+from themis.records.metric_scale import Direction, gain
 from themis.records.score_table import ScoreTable
 from themis.results.aggregate import choose
 from themis.results.grouping import Key, group_rows, read_key
 from themis.results.moments import known
 from themis.results.paired_tests import PairedMethod, PairedTest, TestPlan, examine
 from themis.results.pairing import PairSums, lay_arms, sum_pairs
-from themis.statistics.arrays import ALTERNATIVES, Alternative
+from themis.statistics.arrays import ALTERNATIVES, Alternative, BoolArray
 from themis.statistics.multiplicity import CORRECTIONS, Correction, adjust_p_values
 
 CompareKey: TypeAlias = Literal["model_id", "prompt_variant_id"]
 CiAdjust: TypeAlias = Literal["none", "bonferroni", "fcr"]
-Verdict: TypeAlias = Literal["better", "worse", "equivalent", "inconclusive"]
+Verdict: TypeAlias = Literal["better", "worse", "different", "equivalent", "inconclusive"]
+
+SHOWN: tuple[Verdict, ...] = ("better", "worse", "different")
+"""The verdicts of a difference that the data support."""
 
 LOW_INFORMATION = 6
 """Differing items below which no exact two-sided test can reach .05."""
@@ -40,6 +44,8 @@ class PairedRow:
         keys: The group: key name to value.
         metric_id: What was measured.
         evaluation: By which score of the benchmark.
+        direction: Which scores of the metric are better; None where that was not recorded, and
+            higher is taken as better.
         compare: What differs between the arms: "model_id" or "prompt_variant_id".
         baseline: The arm compared against.
         treatment: The arm in question.
@@ -51,8 +57,8 @@ class PairedRow:
         statistic: The t statistic, or Wilcoxon's V; None where p is exact.
         df: Degrees of freedom of a t test.
         p_value: Of the test; None where there is no test.
-        alternative: What the test looked for: "two-sided", "greater" (the treatment is better)
-            or "less".
+        alternative: What the test looked for: "two-sided", "greater" (the treatment scores
+            higher) or "less".
         adjusted_p_value: After the correction over the whole call.
         adjustment_method: That correction.
         family_size: How many p-values it covered.
@@ -75,20 +81,22 @@ class PairedRow:
         unpaired_baseline: Items left out because only the baseline has a score.
         unpaired_treatment: Items left out because only the treatment has one.
         n_planned: Items planned for either arm.
-        delta_lower_bound: The difference if every absent score were as bad for the
-            treatment as can be; None where scores leave [0, 1].
-        delta_upper_bound: The same, as good as can be.
+        delta_lower_bound: The smallest difference that absent scores allow; None where scores
+            can leave [0, 1].
+        delta_upper_bound: The largest.
         margin: The largest difference that does not matter, if one was given.
         p_equivalence: Against "differs by the margin or more".
         not_inferior: Whether "worse by the margin or more" is ruled out.
         verdict: "equivalent" (inside the margin), else "better" or "worse" (adjusted p at
-            most 1 - ci_level), else "inconclusive".
+            most 1 - ci_level; "different" for a metric without a direction), else
+            "inconclusive".
         flags: What to be careful about.
     """
 
     keys: Mapping[str, str | None]
     metric_id: str
     evaluation: str
+    direction: Direction | None
     compare: str
     baseline: str
     treatment: str
@@ -195,9 +203,9 @@ def paired_compare(  # noqa: PLR0913 -- each is a choice that the reader of a co
             those of the significant comparisons, for having been selected (Y. Benjamini and
             D. Yekutieli 2005, JASA 100:71-81).
         cluster_by: A key whose value groups items that resemble each other.
-        alternative: What the tests look for: "two-sided", or only a treatment that is better
-            ("greater") or worse ("less"); to be chosen before the scores are seen. Intervals
-            have two ends whatever it is.
+        alternative: What the tests look for: "two-sided", or only a treatment that scores
+            higher ("greater") or lower ("less"), whichever of these is better; to be chosen
+            before the scores are seen. Intervals have two ends whatever it is.
         margin: The largest difference that does not matter; turns on equivalence.
         power: The power that `mde` is for.
         n_resamples: Draws of the resampling methods.
@@ -238,11 +246,14 @@ def paired_compare(  # noqa: PLR0913 -- each is a choice that the reader of a co
         alternative,
     )  # fmt: skip
     sums = sum_pairs(arms, pairs, keep_differences=method in (*_RESAMPLED, "wilcoxon"))
+    unit = [found[inner.index("metric_id")] not in table.without_unit for found in groups.keys]
+    sums = _without_bounds(sums, np.tile(np.array(unit, np.bool_), len(pairs)))
     labels = [
         {
             "keys": {name: value for name, value in found.items() if name in names},
             "metric_id": found["metric_id"],
             "evaluation": found["evaluation"],
+            "direction": table.direction(str(found["metric_id"])),
             "compare": compare,
             "baseline": arm.labels[base],
             "treatment": arm.labels[other],
@@ -279,6 +290,14 @@ def _choose_pairs(
     return [(codes[base], codes[other]) for base, other in pairs]
 
 
+def _without_bounds(sums: PairSums, unit: BoolArray) -> PairSums:
+    """Take back the bounds of scores that could be beyond 0 and 1."""
+    if unit.all():
+        return sums
+    lowest, highest = (np.where(unit, end, np.nan) for end in (sums.lowest, sums.highest))
+    return replace(sums, lowest=lowest, highest=highest)
+
+
 def _rows(labels: list[dict[str, Any]], sums: PairSums, question: _Question) -> list[PairedRow]:
     """Test every comparison, correct over all of them, and write the rows."""
     alpha = 1 - question.ci_level
@@ -301,6 +320,7 @@ def _rows(labels: list[dict[str, Any]], sums: PairSums, question: _Question) -> 
             upper=np.where(selected, wider.upper, found.upper),
         )
     family = int(np.isfinite(found.p_value).sum())
+    directions = [label["direction"] for label in labels]
     with np.errstate(invalid="ignore", divide="ignore"):
         baseline_mean, treatment_mean = sums.baseline / sums.n, sums.treatment / sums.n
     columns: dict[str, list[Any]] = {
@@ -331,8 +351,22 @@ def _rows(labels: list[dict[str, Any]], sums: PairSums, question: _Question) -> 
         "delta_lower_bound": known(sums.lowest),
         "delta_upper_bound": known(sums.highest),
         "p_equivalence": known(found.p_equivalence),
-        "not_inferior": found.not_inferior,
-        "verdict": _verdicts(sums, adjusted, found, alpha),
+        "not_inferior": [
+            {1: above, -1: below, 0: None}[gain(direction)]
+            for direction, above, below in zip(
+                directions, found.above_margin, found.below_margin, strict=True
+            )
+        ],
+        "verdict": [
+            judge_difference(direction, delta, p, p_equivalence, alpha)
+            for direction, delta, p, p_equivalence in zip(
+                directions,
+                known(sums.delta),
+                known(adjusted),
+                known(found.p_equivalence),
+                strict=True,
+            )
+        ],
         "flags": _flags(sums, found, question, family),
     }
     return [
@@ -355,20 +389,29 @@ def _counts(values: np.ndarray[Any, np.dtype[np.float64]]) -> list[int]:
     return list(np.rint(values).astype(np.int64).tolist())
 
 
-def _verdicts(
-    sums: PairSums, adjusted: np.ndarray[Any, Any], found: PairedTest, alpha: float
-) -> list[Verdict]:
-    names: list[Verdict] = []
-    for delta, p, p_equivalence in zip(
-        sums.delta.tolist(), adjusted.tolist(), found.p_equivalence.tolist(), strict=True
-    ):
-        if p_equivalence <= alpha:
-            names.append("equivalent")
-        elif p <= alpha and delta != 0:
-            names.append("better" if delta > 0 else "worse")
-        else:
-            names.append("inconclusive")
-    return names
+def judge_difference(
+    direction: Direction | None,
+    delta: float | None,
+    p_value: float | None,
+    p_equivalence: float | None,
+    alpha: float,
+) -> Verdict:
+    """Word what the data say of a difference.
+
+    Args:
+        direction: Which scores are better.
+        delta: Treatment minus baseline; None without pairs.
+        p_value: To judge by: corrected, if anything is; None where there is no test.
+        p_equivalence: Against "differs by the margin or more"; None without a margin.
+        alpha: The largest p that shows something.
+    """
+    if p_equivalence is not None and p_equivalence <= alpha:
+        return "equivalent"
+    if not delta or p_value is None or p_value > alpha:
+        return "inconclusive"
+    if not gain(direction):
+        return "different"
+    return "better" if delta * gain(direction) > 0 else "worse"
 
 
 def _flags(

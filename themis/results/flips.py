@@ -1,15 +1,21 @@
 """Which items changed between two arms: where one was right and the other wrong."""
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
+from themis.records.metric_scale import gain
 from themis.records.score_table import ScoreTable
 from themis.results.aggregate import choose
 from themis.results.compare import CompareKey
 from themis.results.grouping import group_rows, read_key
 from themis.results.pairing import lay_arms, match
+
+_CHANGES: Mapping[int, Literal["gained", "lost", "changed"]] = {
+    1: "gained", -1: "lost", 0: "changed",
+}  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,7 +29,9 @@ class Flip:
         evaluation: By which evaluation.
         baseline_value: The baseline's score, averaged over samples (and matched prompts).
         treatment_value: The treatment's score.
-        delta: Treatment minus baseline; above 0 is a gain.
+        delta: Treatment minus baseline.
+        change: "gained" where the treatment's score is better, "lost" where it is worse, and
+            "changed" where the metric has no direction.
     """
 
     slice_id: str
@@ -33,6 +41,7 @@ class Flip:
     baseline_value: float
     treatment_value: float
     delta: float
+    change: Literal["gained", "lost", "changed"]
 
     def to_dict(self) -> dict[str, Any]:
         """Give JSON values."""
@@ -88,6 +97,9 @@ def flips(
             baseline_value=float(pairs.baseline[unit]),
             treatment_value=float(pairs.treatment[unit]),
             delta=float(delta[unit]),
+            change=_CHANGES[
+                gain(table.direction(table.metrics[table.metric[row]])) * int(np.sign(delta[unit]))
+            ],
         )
         for unit, row in zip(changed.tolist(), rows.tolist(), strict=True)
     ]

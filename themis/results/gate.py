@@ -1,8 +1,9 @@
 """May NEW take the place of BASE? Rules in, one verdict out.
 
-Each rule is a one-sided question with a threshold: is the difference (or the mean) above it?
-Evidence for "above" passes, evidence for "below" fails, and too little of either is
-inconclusive. The gate passes when every rule does and fails when one fails.
+Each rule is a one-sided question with a threshold: is the difference (or the mean) on its good
+side? Evidence for it passes, evidence against it fails, and too little of either is
+inconclusive. The good side of a difference is above, and below for a metric that is better when
+lower. The gate passes when every rule does and fails when one fails.
 
 All rules must pass, so passing needs no correction: a gate that should not pass does so with
 probability at most 1 - confidence, however many rules it has (the intersection-union test;
@@ -18,6 +19,7 @@ from typing import Any, Literal, TypeAlias
 import numpy as np
 from scipy.special import ndtr
 
+from themis.records.metric_scale import gain
 from themis.records.score_table import ScoreTable
 from themis.results.aggregate import AggregateRow, aggregate
 from themis.results.comparability import Comparability, verdict_of
@@ -35,9 +37,11 @@ from themis.statistics.equivalence import tost
 from themis.statistics.multiplicity import adjust_p_values
 
 Verdict: TypeAlias = Literal["pass", "fail", "inconclusive"]
+Side: TypeAlias = Literal["above", "below"]
 
 EXIT_CODES: Mapping[Verdict, int] = {"pass": 0, "fail": 1, "inconclusive": 2}
 
+_OTHER_SIDE: Mapping[Side, Side] = {"above": "below", "below": "above"}
 _ALLOWED = {"comparable": 0, "caution": 1, "any": 2}
 _WORST = {"comparable": 0, "caution": 1, "not comparable": 2}
 
@@ -57,8 +61,9 @@ class Finding:
         ci_upper: Its upper end.
         ci_level: Its coverage: 1 - 2 (1 - confidence).
         threshold: What the estimate is compared with.
-        p_pass: Against "not above the threshold"; None where there is no test.
-        p_fail: Against "not below the threshold".
+        good_side: On which side of the threshold the rule holds.
+        p_pass: Against "not on the good side"; None where there is no test.
+        p_fail: Against "not on the other side".
         p_fail_adjusted: The same, corrected over every test of the policy.
         n_planned: Scores of NEW (or items of both runs) that were planned.
         n_used: Those that the estimate rests on.
@@ -74,6 +79,7 @@ class Finding:
     ci_upper: float | None
     ci_level: float
     threshold: float
+    good_side: Side
     p_pass: float | None
     p_fail: float | None
     p_fail_adjusted: float | None
@@ -231,6 +237,7 @@ def _share(rule: MaxShare, new: ScoreTable, policy: GatePolicy) -> Iterator[Find
             ci_upper=None,
             ci_level=_level(policy),
             threshold=rule.value,
+            good_side="below",
             p_pass=None,
             p_fail=None,
             p_fail_adjusted=None,
@@ -246,8 +253,9 @@ def _mean(rule: MinValue, new: ScoreTable, policy: GatePolicy) -> Iterator[Findi
             absent = row.n_failed + row.n_missing
             hidden = f"{absent:,} absent scores could lower the mean to {row.bound_lower:.4f}"
         evidence = _Evidence(
-            row.mean, row.ci_lower, row.ci_upper, rule.value, *_p_of_mean(row, rule.value)
-        )
+            row.mean, row.ci_lower, row.ci_upper, rule.value, "above",
+            *_p_of_mean(row, rule.value),
+        )  # fmt: skip
         yield _tested(rule, row.keys, evidence, policy, (row.n_planned, row.n_scored), hidden)
 
 
@@ -272,7 +280,6 @@ def _difference(
     policy: GatePolicy,
     models: Sequence[ModelPair] | None,
 ) -> Iterator[Finding]:
-    threshold = rule.margin if isinstance(rule, Superior) else -rule.margin
     if rule.models is not None and models is not None:
         models = [pair for pair in models if pair[1] in rule.models]
     elif rule.models is not None:
@@ -289,41 +296,50 @@ def _difference(
         cluster_by=rule.cluster_by,
     )
     for row in rows:
+        sign = gain(row.direction)
+        if not sign:
+            raise ValueError(
+                f"{rule.metric} is neither better when higher nor when lower, so {rule.check} "
+                "cannot judge it"
+            )
+        threshold = sign * (rule.margin if isinstance(rule, Superior) else -rule.margin)
+        worst = row.delta_lower_bound if sign > 0 else row.delta_upper_bound
         hidden = ""
-        if rule.absent == "bound" and _absent_overturns(rule, row, threshold, policy):
+        if rule.absent == "bound" and _absent_overturns(rule, row, worst, threshold, policy):
             absent = row.n_planned - row.pair_count
-            hidden = f"{absent:,} items without both scores could move it to "
-            hidden += f"{row.delta_lower_bound:+.4f}"
+            hidden = f"{absent:,} items without both scores could move it to {worst:+.4f}"
+        above, below = _p_of_difference(row, threshold)
         evidence = _Evidence(
             row.delta_mean, row.ci_lower, row.ci_upper, threshold,
-            *_p_of_difference(row, threshold),
+            *(("above", above, below) if sign > 0 else ("below", below, above)),
         )  # fmt: skip
         yield _tested(rule, row.keys, evidence, policy, (row.n_planned, row.pair_count), hidden)
 
 
-def _absent_overturns(rule: Compared, row: PairedRow, threshold: float, policy: GatePolicy) -> bool:
-    """Whether the worst that absent scores allow would lie below (or be shown to be)."""
-    lowest = row.delta_lower_bound
-    if lowest is None or row.pair_count == row.n_planned:
+def _absent_overturns(
+    rule: Compared, row: PairedRow, worst: float | None, threshold: float, policy: GatePolicy
+) -> bool:
+    """Whether the worst that absent scores allow is on the bad side (or shown to be)."""
+    if worst is None or row.pair_count == row.n_planned:
         return False
-    if not isinstance(rule, NoRegression):
-        return lowest < threshold
-    if row.stderr is None:
-        return lowest < threshold
-    _, below = _p_by_t(lowest, row.stderr, inf if row.df is None else row.df, threshold)
-    return below <= 1 - policy.confidence
+    short = gain(row.direction) * (worst - threshold)
+    if not isinstance(rule, NoRegression) or row.stderr is None:
+        return short < 0
+    _, bad = _p_by_t(short, row.stderr, inf if row.df is None else row.df, 0.0)
+    return bad <= 1 - policy.confidence
 
 
 @dataclass(frozen=True, slots=True)
 class _Evidence:
-    """An estimate, its interval, and the p-values for "above" and "below" a threshold."""
+    """An estimate, its interval, and the p-values for either side of a threshold."""
 
     estimate: float | None
     lower: float | None
     upper: float | None
     threshold: float
-    p_above: float | None
-    p_below: float | None
+    good_side: Side
+    p_good: float | None
+    p_bad: float | None
 
 
 def _tested(
@@ -335,10 +351,10 @@ def _tested(
     hidden: str,
 ) -> Finding:
     """Make a finding; failing is decided later, when the family is known."""
-    if found.p_above is None:
+    if found.p_good is None:
         passes, reason = False, "too few scores to tell"
     else:
-        passes = isinstance(rule, NoRegression) or found.p_above <= 1 - policy.confidence
+        passes = isinstance(rule, NoRegression) or found.p_good <= 1 - policy.confidence
         reason = hidden if passes else ""
     return Finding(
         rule=_name(rule),
@@ -351,8 +367,9 @@ def _tested(
         ci_upper=found.upper,
         ci_level=_level(policy),
         threshold=found.threshold,
-        p_pass=found.p_above,
-        p_fail=found.p_below,
+        good_side=found.good_side,
+        p_pass=found.p_good,
+        p_fail=found.p_bad,
         p_fail_adjusted=None,
         n_planned=counts[0],
         n_used=counts[1],
@@ -360,7 +377,7 @@ def _tested(
 
 
 def _correct(findings: Sequence[Finding], policy: GatePolicy) -> list[Finding]:
-    """Let fail what is below its threshold beyond doubt, corrected over all tests."""
+    """Let fail what is on the bad side beyond doubt, corrected over all tests."""
     p_values = [np.nan if f.p_fail is None else f.p_fail for f in findings]
     adjusted = adjust_p_values(p_values, policy.correction)
     alpha = 1 - policy.confidence
@@ -385,8 +402,9 @@ def _say(finding: Finding, verdict: Verdict) -> str:
     if verdict == "inconclusive":
         return f"may be above or below {threshold}"
     if finding.check == "no_regression" and verdict == "pass":
-        return f"not shown to be below {threshold}"
-    return f"shown to be {'above' if verdict == 'pass' else 'below'} {threshold}"
+        return f"not shown to be {_OTHER_SIDE[finding.good_side]} {threshold}"
+    side = finding.good_side if verdict == "pass" else _OTHER_SIDE[finding.good_side]
+    return f"shown to be {side} {threshold}"
 
 
 def _level(policy: GatePolicy) -> float:

@@ -7,6 +7,7 @@ from typing import Any, Literal
 
 import numpy as np
 
+from themis.records.metric_scale import Direction, gain
 from themis.records.score_table import ScoreTable
 from themis.results.aggregate import AggregateRow, aggregate
 from themis.results.compare import PairedRow, paired_compare
@@ -21,7 +22,8 @@ class LeaderboardRow:
     """One model's place.
 
     Attributes:
-        rank: From 1; models with the same mean share it. None for a model without scores.
+        rank: From 1; models with the same mean share it. None for a model without scores, and
+            where the metric has no direction.
         model_id: The model.
         score: Its mean, with everything `AggregateRow` says about it.
         behind: Its comparison with the first model, item by item and with the weights of the
@@ -29,6 +31,8 @@ class LeaderboardRow:
             where nothing can be compared. The first was chosen for its scores, so p is adjusted
             as if all pairs of models had been compared.
         level_with_first: Whether that comparison cannot tell it from the first.
+        direction: Which scores are better; None where that was not recorded, and higher is
+            taken as better.
     """
 
     rank: int | None
@@ -36,6 +40,7 @@ class LeaderboardRow:
     score: AggregateRow
     behind: PairedRow | None
     level_with_first: bool
+    direction: Direction | None
 
     def to_dict(self) -> dict[str, Any]:
         """Flatten to JSON values; `behind` keeps the numbers a reader needs."""
@@ -49,6 +54,7 @@ class LeaderboardRow:
         return {
             "rank": self.rank,
             **self.score.to_dict(),
+            "direction": self.direction,
             "level_with_first": self.level_with_first,
             "behind_first": behind,
         }
@@ -76,7 +82,8 @@ def leaderboard(
         cluster_by: A key whose value groups items that resemble each other.
 
     Returns:
-        Ranking after ranking, best mean first; models without scores come last.
+        Ranking after ranking, best mean first (highest first where the metric has no
+        direction); models without scores come last.
 
     Raises:
         ValueError: If a key, metric or evaluation is unknown.
@@ -112,10 +119,13 @@ def _rank(
     correction: Correction,
     cluster_by: str | None,
 ) -> list[LeaderboardRow]:
-    ordered = sorted(rows, key=lambda row: (row.mean is None, -(row.mean or 0.0)))
+    direction = table.direction(str(rows[0].keys["metric_id"]))
+    ranked = gain(direction) != 0
+    sign = gain(direction) or 1
+    ordered = sorted(rows, key=lambda row: (row.mean is None, -sign * (row.mean or 0.0)))
     first = ordered[0]
     behind: dict[str, PairedRow] = {}
-    if len(ordered) > 1 and first.mean is not None:
+    if ranked and len(ordered) > 1 and first.mean is not None:
         compared = paired_compare(
             table,
             baseline=first.keys["model_id"],
@@ -133,15 +143,17 @@ def _rank(
     entries: list[LeaderboardRow] = []
     for place, row in enumerate(ordered, start=1):
         tied = bool(entries) and _same(entries[-1].score.mean, row.mean)
+        rank = entries[-1].rank if tied else place
         model = str(row.keys["model_id"])
         comparison = behind.get(model)
         entries.append(
             LeaderboardRow(
-                rank=None if row.mean is None else entries[-1].rank if tied else place,
+                rank=rank if ranked and row.mean is not None else None,
                 model_id=model,
                 score=row,
                 behind=comparison,
                 level_with_first=comparison is not None and comparison.verdict == "inconclusive",
+                direction=direction,
             )
         )
     return entries

@@ -13,7 +13,7 @@ import numpy as np
 from scipy.special import ndtri
 
 from themis.results.aggregate import AggregateRow
-from themis.results.compare import PairedRow
+from themis.results.compare import PairedRow, judge_difference
 from themis.results.moments import LEAST, known
 from themis.statistics.arrays import FloatArray
 from themis.statistics.means import macro_mean, t_interval, t_p_value
@@ -113,7 +113,6 @@ def macro_difference(rows: Sequence[PairedRow]) -> PairedRow:
     if len(paired) < len(rows):
         flags.add("slice_without_scores")
     method = "none" if found[4] is None else "stratified_t"
-    surprising = found[4] is not None and found[4] <= 1 - first.ci_level
     return replace(
         first,
         keys={},
@@ -143,7 +142,7 @@ def macro_difference(rows: Sequence[PairedRow]) -> PairedRow:
         n_planned=sum(row.n_planned for row in rows),
         delta_lower_bound=_mean(rows, "delta_lower_bound"),
         delta_upper_bound=_mean(rows, "delta_upper_bound"),
-        verdict="inconclusive" if not surprising else "better" if delta > 0 else "worse",
+        verdict=judge_difference(first.direction, found[0], found[4], None, 1 - first.ci_level),
         flags=tuple(sorted(flags)),
     )
 

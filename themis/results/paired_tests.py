@@ -69,7 +69,10 @@ class PairedTest:
     effect_size_name: list[str]
     mde: FloatArray
     p_equivalence: FloatArray
-    not_inferior: list[bool | None]
+    above_margin: list[bool | None]
+    """Whether "lower by the margin or more" is ruled out; None without a margin."""
+    below_margin: list[bool | None]
+    """Whether "higher by the margin or more" is."""
     degenerate: BoolArray
     few_clusters: BoolArray
     sampled: BoolArray
@@ -155,7 +158,7 @@ def examine(sums: PairSums, plan: TestPlan) -> PairedTest:
     stderr = np.where(as_binary, share.stderr, kept(error.stderr, by_t))
     centre = np.where(as_binary, (sums.wins - sums.losses) / (sums.n + 2), sums.delta)
     df = kept(spread.df, by_t)
-    p_equivalence, not_inferior = _equivalence(
+    p_equivalence, above_margin, below_margin = _equivalence(
         centre, stderr, np.where(as_binary, np.inf, error.df), plan
     )
     return PairedTest(
@@ -173,7 +176,8 @@ def examine(sums: PairSums, plan: TestPlan) -> PairedTest:
         effect_size_name=np.where(as_binary, "mcnemar_odds_ratio", "d_z").tolist(),
         mde=(ndtri(1 - plan.alpha / sides) + ndtri(plan.power)) * stderr,
         p_equivalence=p_equivalence,
-        not_inferior=not_inferior,
+        above_margin=above_margin,
+        below_margin=below_margin,
         degenerate=flat,
         few_clusters=(sums.n >= LEAST) & clustered
         & ((error.counts < FEW_CLUSTERS) | ~(error.df >= FEW_DF)),
@@ -318,10 +322,13 @@ def _effect_size(sums: PairSums, as_binary: BoolArray, flat: BoolArray) -> Float
 
 def _equivalence(
     centre: FloatArray, stderr: FloatArray, df: FloatArray, plan: TestPlan
-) -> tuple[FloatArray, list[bool | None]]:
+) -> tuple[FloatArray, list[bool | None], list[bool | None]]:
     if plan.margin is None:
-        return np.full(len(centre), np.nan), [None] * len(centre)
+        nothing: list[bool | None] = [None] * len(centre)
+        return np.full(len(centre), np.nan), nothing, nothing
     found = tost(centre, stderr, df, plan.margin, plan.alpha)
-    return found.p_value, [
-        None if np.isnan(p) else bool(p <= plan.alpha) for p in found.p_lower.tolist()
-    ]
+    above, below = (
+        [None if np.isnan(p) else bool(p <= plan.alpha) for p in side.tolist()]
+        for side in (found.p_lower, found.p_upper)
+    )
+    return found.p_value, above, below

@@ -23,6 +23,7 @@ from themis.results.report.data import (
     score_census,
 )
 from themis.results.report.redaction import redact
+from themis.results.report.tables import direction_notes
 from themis.specs import BenchmarkSpec, ProjectSpec
 from themis.specs.loading import validate_spec
 from themis.storage.ledger import attempt_headers
@@ -72,6 +73,7 @@ def report_data(
         config=config_tree(run_config(store, run, project)),
         items=item_details(store, run),
         notes=tuple(_notes(table)),
+        directions={name: scale.direction for name, scale in table.scales.items()},
     )
 
 
@@ -229,3 +231,4 @@ def _notes(table: ScoreTable) -> Iterator[str]:
             f"{absent:,} of {table.rows:,} planned scores are absent (failed or missing); "
             "the bounds show what they could change."
         )
+    yield from direction_notes({name: table.direction(name) for name in table.metrics})

@@ -137,6 +137,7 @@ def join_runs(
             _MODEL: Dimension(names, np.repeat(np.arange(len(pairs), dtype=np.int32), len(slices))),
         },
         item_dimensions=_dimensions(sides, "item_dimensions", "items", labels["items"], 1),
+        scales={**base.scales, **new.scales},
     )
 
 

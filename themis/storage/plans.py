@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from themis.errors import SpecValidationError
+from themis.records.metric_scale import MetricScale
 from themis.storage.store import Store
 
 OK, MODEL_ERROR, INFRA_ERROR = 0, 1, 2
@@ -26,6 +27,8 @@ class ScorePass:
     transform: int | None
     evaluation: int
     metrics: tuple[str, ...]
+    scales: Mapping[str, MetricScale]
+    """What the metrics declared; empty for a plan made before that was recorded."""
 
 
 @dataclass(frozen=True)
@@ -99,10 +102,20 @@ def score_passes(store: Store, run: Run) -> list[ScorePass]:
             name=name,
             transform=transform,
             evaluation=evaluation,
-            metrics=tuple(json.loads(metrics)),
+            metrics=tuple(metrics),
+            scales=_scales(metrics),
         )
-        for slice_, name, transform, evaluation, metrics in rows
+        for slice_, name, transform, evaluation, metrics in (
+            (*row, json.loads(written)) for *row, written in rows
+        )
     ]
+
+
+def _scales(metrics: Mapping[str, Any] | Sequence[str]) -> dict[str, MetricScale]:
+    """Read the scales of a pass's metrics; early plans listed the names alone."""
+    if not isinstance(metrics, Mapping):
+        return {}
+    return {name: MetricScale.of_record(record) for name, record in metrics.items()}
 
 
 def held_statuses(store: Store, trials: Mapping[int, int]) -> dict[int, dict[int, int]]:

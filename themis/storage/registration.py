@@ -142,28 +142,33 @@ class RunRegistration:
             if found:
                 _forget(self._store, self._run)
                 db.execute("UPDATE runs SET planned_at = ? WHERE id = ?", (now(), found[0]))
+                self._keep_scores(found[0], scores)
             else:
                 self._index()
                 db.execute(
                     "UPDATE runs SET run_id = ?, plan_digest = ?, trials = ? WHERE id = ?",
                     (run_id, plan_digest, trials, self._run),
                 )
-                db.executemany(
-                    "INSERT INTO run_scores (run, slice, evaluation, transform, name, metrics)"
-                    " VALUES (?, ?, ?, ?, ?, ?)",
-                    (
-                        (
-                            self._run,
-                            entry.slice,
-                            entry.evaluation,
-                            entry.transform,
-                            entry.name,
-                            json.dumps(entry.metrics),
-                        )
-                        for entry in scores
-                    ),
-                )
+                self._keep_scores(self._run, scores)
         return find_run(self._store, run_id)
+
+    def _keep_scores(self, run: int, scores: Iterable[ScorePass]) -> None:
+        """Write the score passes of a run; what a metric declares is no part of its identity."""
+        self._store.db.executemany(
+            "INSERT OR REPLACE INTO run_scores (run, slice, evaluation, transform, name, metrics)"
+            " VALUES (?, ?, ?, ?, ?, ?)",
+            (
+                (
+                    run,
+                    entry.slice,
+                    entry.evaluation,
+                    entry.transform,
+                    entry.name,
+                    json.dumps({name: entry.scales[name].to_record() for name in entry.metrics}),
+                )
+                for entry in scores
+            ),
+        )
 
     def _index(self) -> None:
         """Make the new trials and items findable, and write which trials the run consists of."""

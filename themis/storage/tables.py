@@ -16,7 +16,7 @@ import orjson
 from themis.records.score_table import Codes, Dimension, ScoreStatus, ScoreTable
 from themis.specs.generation import params_label
 from themis.storage.dimensions import item_dimensions
-from themis.storage.plans import INFRA_ERROR, OK, STATUS_NAMES, Run, score_passes
+from themis.storage.plans import INFRA_ERROR, OK, STATUS_NAMES, Run, ScorePass, score_passes
 from themis.storage.store import Store
 
 IntArray = npt.NDArray[np.int64]
@@ -90,10 +90,7 @@ def read_scores(store: Store, run: Run, *, item_fields: Sequence[str] = ()) -> S
         for number, entry in enumerate(passes)
         for m in entry.metrics
     ]
-    names = tuple(dict.fromkeys(entry.name for entry in passes))
-    name_of_pass = np.array([names.index(entry.name) for entry in passes], dtype=np.int32)
-    metrics = tuple(dict.fromkeys(m for entry in passes for m in entry.metrics))
-    return _assemble(store, run, trials, blocks, names, name_of_pass, metrics, item_fields)
+    return _assemble(store, run, trials, blocks, passes, item_fields)
 
 
 @dataclass(frozen=True)
@@ -145,11 +142,12 @@ def _assemble(
     run: Run,
     trials: Sequence[IntArray],
     blocks: Sequence[_Block],
-    names: tuple[str, ...],
-    name_of_pass: npt.NDArray[np.int32],
-    metrics: tuple[str, ...],
+    passes: Sequence[ScorePass],
     item_fields: Sequence[str],
 ) -> ScoreTable:
+    names = tuple(dict.fromkeys(entry.name for entry in passes))
+    name_of_pass = np.array([names.index(entry.name) for entry in passes], dtype=np.int32)
+    metrics = tuple(dict.fromkeys(m for entry in passes for m in entry.metrics))
     rows = np.concatenate([block.rows for block in blocks]) if blocks else np.zeros(0, np.int64)
     sizes = [len(block.rows) for block in blocks]
     _, slices, models, variants, params, items = (column[rows] for column in trials)
@@ -161,7 +159,7 @@ def _assemble(
     bodies = _spec_bodies(store)
     labels = arm_labels(store, run)
     slice_ids = tuple(bodies[key]["slice_id"] for key in slice_keys.tolist())
-    passes = np.array([name_of_pass[block.pass_number] for block in blocks], dtype=np.int32)
+    codes = np.array([name_of_pass[block.pass_number] for block in blocks], dtype=np.int32)
     metric_codes = np.array([metrics.index(block.metric) for block in blocks], dtype=np.int32)
     return ScoreTable(
         models=tuple(labels[key] for key in model_keys.tolist()),
@@ -176,13 +174,14 @@ def _assemble(
         prompt=variant_codes,
         param=param_codes,
         metric=np.repeat(metric_codes, sizes),
-        evaluation=np.repeat(passes, sizes),
+        evaluation=np.repeat(codes, sizes),
         item=item_codes,
         sample=_joined([block.sample for block in blocks], np.int64),
         value=_joined([block.value for block in blocks], np.float64),
         status=_joined([block.status for block in blocks], np.int8),
         dimensions=_dimensions(run, slice_ids),
         item_dimensions=item_dimensions(store, item_keys, item_fields),
+        scales={name: scale for entry in passes for name, scale in entry.scales.items()},
     )
 
 

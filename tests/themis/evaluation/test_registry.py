@@ -8,6 +8,7 @@ import pytest
 from themis.errors import ErrorCode, SpecValidationError
 from themis.evaluation import MetricResult, PluginRegistry
 from themis.evaluation.registry import EngineCapabilities
+from themis.records.metric_scale import MetricScale
 
 
 class Constant:
@@ -69,7 +70,7 @@ def test_a_later_registration_replaces_the_former_and_keeps_its_place() -> None:
     ],
 )
 def test_what_cannot_be_registered_is_refused(
-    name: str, options: dict[str, str], message: str
+    name: str, options: dict[str, Any], message: str
 ) -> None:
     with pytest.raises(SpecValidationError, match=message) as refusal:
         PluginRegistry().register_metric(name, Constant, **options)
@@ -105,3 +106,33 @@ def test_functions_of_datasets_are_found_by_name() -> None:
     registry.register_function("lower", str.lower)
 
     assert registry.functions == {"upper": upper, "lower": str.lower}
+
+
+def test_the_scale_of_every_built_in_metric_is_declared() -> None:
+    registry = PluginRegistry()
+
+    scales = registry.metric_scales(registry.metrics)
+
+    lower = {name for name, scale in scales.items() if scale.direction == "lower"}
+    assert lower == {
+        "bits_per_byte", "byte_perplexity", "choice_loglikelihood_brier", "word_perplexity",
+    }  # fmt: skip
+    assert {name for name, scale in scales.items() if scale.direction == "none"} == {
+        "response_length"
+    }
+    assert {name for name, scale in scales.items() if not scale.unit} == {
+        *lower, "response_length",
+    }  # fmt: skip
+
+
+def test_a_metric_declares_which_scores_are_better() -> None:
+    registry = PluginRegistry()
+    registry.register_metric("plain", Constant)
+    registry.register_metric("loss", Constant, direction="lower", unit=False)
+
+    assert registry.metric_scales(["plain", "loss"]) == {
+        "plain": MetricScale("higher", unit=True),
+        "loss": MetricScale("lower", unit=False),
+    }
+    with pytest.raises(SpecValidationError, match="known: higher, lower, none"):
+        registry.register_metric("odd", Constant, direction="up")  # type: ignore[call-overload]

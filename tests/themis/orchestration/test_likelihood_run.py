@@ -155,3 +155,23 @@ def test_another_store_with_the_same_plan_takes_the_results(
         register_plan(stranger)
         report = import_results(other, path)
     assert report.stored == len(SUMS)
+
+
+def test_a_plan_keeps_which_scores_are_better_and_an_early_one_learns_it_when_planned_again(
+    choices: Callable[..., Session],
+) -> None:
+    made = choices()
+    outcome = run(made)
+    store, planned = made.store, outcome.plan.run
+
+    table = read_scores(store, planned)
+    with store.transaction() as db:
+        db.execute("UPDATE run_scores SET metrics = ?", (json.dumps(sorted(METRICS)),))
+    early = read_scores(store, planned)
+    run(made)
+    again = read_scores(store, planned)
+
+    assert table.direction("choice_loglikelihood_brier") == "lower"
+    assert table.direction("choice_loglikelihood_acc") == "higher"
+    assert (early.scales, early.rows) == ({}, table.rows)
+    assert again.scales == table.scales

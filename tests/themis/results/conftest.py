@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from hypothesis import settings
 
+from themis.records.metric_scale import MetricScale
 from themis.records.score_table import Dimension, ScoreStatus, ScoreTable
 
 Build = Callable[..., ScoreTable]
@@ -31,10 +32,12 @@ def build_table(
     *,
     slice_dimensions: Mapping[str, Mapping[str, str]] | None = None,
     item_dimensions: Mapping[str, Mapping[str, str]] | None = None,
+    scales: Mapping[str, MetricScale] | None = None,
 ) -> ScoreTable:
     """Build a table from rows like {"model": "a", "item": "1", "value": 1.0}.
 
     A row without a value needs a status. Columns left out hold one default label.
+    Metrics are better when higher, up to 1, unless `scales` says something else.
     """
     rows = list(rows)
     arrays: dict[str, Any] = {}
@@ -55,10 +58,17 @@ def build_table(
         status=np.array([row.get("status", ScoreStatus.SCORED) for row in rows], np.int8),
         dimensions={k: dimension("slices", v) for k, v in (slice_dimensions or {}).items()},
         item_dimensions={k: dimension("items", v) for k, v in (item_dimensions or {}).items()},
+        scales=dict.fromkeys(arrays["metrics"], MetricScale()) if scales is None else scales,
     )
 
 
-def build_pairs(baseline: Iterable[float], treatment: Iterable[float], **same: Any) -> ScoreTable:
+def build_pairs(
+    baseline: Iterable[float],
+    treatment: Iterable[float],
+    *,
+    scale: MetricScale | None = None,
+    **same: Any,
+) -> ScoreTable:
     """Two models, `base` and `new`, on the same items; NaN stands for a failed generation."""
     rows = [
         {"model": model, "item": str(item), **same}
@@ -66,7 +76,8 @@ def build_pairs(baseline: Iterable[float], treatment: Iterable[float], **same: A
         for model, values in (("base", baseline), ("new", treatment))
         for item, value in enumerate(values)
     ]
-    return build_table(rows)
+    named = str(same.get("metric", "default"))
+    return build_table(rows, scales=None if scale is None else {named: scale})
 
 
 @pytest.fixture(scope="session")

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from themis.records.metric_scale import Direction
 from themis.records.score_table import ScoreStatus, ScoreTable
 from themis.results.aggregate import AggregateRow
 from themis.results.comparability import Comparability
@@ -134,6 +135,7 @@ class ReportData:
         config: What was configured, without secrets.
         items: Candidates for the item browser; read once, may be a generator.
         notes: Sentences that the reader must see.
+        directions: Which scores are better, by metric; higher where it is not said.
     """
 
     title: str
@@ -150,6 +152,7 @@ class ReportData:
     config: Node | None = None
     items: Iterable[ItemDetail] = ()
     notes: tuple[str, ...] = ()
+    directions: Mapping[str, Direction] = field(default_factory=dict)
 
 
 def score_census(

@@ -33,7 +33,7 @@ _WIDTH = 6.5
 _ROW = 0.24
 _LONGEST = 44
 _MARKS = ("o", "s", "D", "^")
-_COLOURS = {"better": "#1a7f37", "worse": "#b42318"}
+_COLOURS = {"better": "#1a7f37", "worse": "#b42318", "different": "#57606a"}
 _LEVEL = "#57606a"
 MOST_ROWS = 60
 """Rows of a figure: more would not fit a page; the tables have all."""

@@ -2,15 +2,10 @@
 
 from collections.abc import Container, Iterator, Sequence
 
-from themis.results.compare import PairedRow
+from themis.results.compare import SHOWN, PairedRow
 from themis.results.report import numbers
 
-_VERBS = {
-    "better": "scores higher than",
-    "worse": "scores lower than",
-    "equivalent": "is equivalent to",
-    "inconclusive": "cannot be told from",
-}
+_VERBS = {"equivalent": "is equivalent to", "inconclusive": "cannot be told from"}
 
 _NAMES = {"holm": "Holm", "bh": "Benjamini-Hochberg", "bonferroni": "Bonferroni"}
 
@@ -22,7 +17,7 @@ def findings(rows: Sequence[PairedRow]) -> Iterator[tuple[str, bool]]:
 
     Each sentence comes with whether the data support a difference.
     """
-    order = ("better", "worse", "equivalent", "inconclusive")
+    order = (*SHOWN, "equivalent", "inconclusive")
     ranked = sorted(
         rows,
         key=lambda row: (order.index(row.verdict), 1.0 if row.p_value is None else row.p_value),
@@ -34,7 +29,7 @@ def findings(rows: Sequence[PairedRow]) -> Iterator[tuple[str, bool]]:
         if len({other.keys.get(name) for other in rows}) > 1
     }
     for row in ranked[:MOST]:
-        yield sentence(row, varied), row.verdict in ("better", "worse")
+        yield sentence(row, varied), row.verdict in SHOWN
     if len(ranked) > MOST:
         yield f"{len(ranked) - MOST} more are in the table.", False
 
@@ -50,12 +45,21 @@ def sentence(row: PairedRow, named: Container[str]) -> str:
     place = f" on {where}" if where else ""
     if row.delta_mean is None:
         return f"{row.treatment} and {row.baseline} have no item in common{place}."
-    said = f"{row.treatment} {_VERBS[row.verdict]} {row.baseline}{place}: "
+    said = f"{row.treatment} {_verb(row)} {row.baseline}{place}: "
     said += f"{row.metric_id} {numbers.signed(row.delta_mean)}"
     if row.ci_lower is not None and row.ci_upper is not None:
         ends = f"{numbers.signed(row.ci_lower)} to {numbers.signed(row.ci_upper)}"
         said += f" ({100 * row.ci_level:.4g}% CI {ends})"
     return f"{said}{_p(row)}, on the same {numbers.count(row.pair_count)} items, {_absent(row)}."
+
+
+def _verb(row: PairedRow) -> str:
+    """Say which way the difference goes, and what that is worth where lower is better."""
+    if row.verdict not in SHOWN or row.delta_mean is None:
+        return _VERBS[row.verdict]
+    which = "higher" if row.delta_mean > 0 else "lower"
+    worth = f" ({row.verdict})" if row.direction == "lower" else ""
+    return f"scores {which}{worth} than"
 
 
 def _p(row: PairedRow) -> str:

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from themis.results.compare import PairedRow
+from themis.results.compare import SHOWN, PairedRow
 from themis.results.report import numbers, svg
 
 _ROW = 28
@@ -11,7 +11,9 @@ _LABEL = 290
 _PLOT = 400
 _TEXT = 270
 _LONGEST = 40
-_COLOURS = {"better": "#1a7f37", "worse": "#b42318", "level": "#57606a"}
+_COLOURS = {
+    "better": "#1a7f37", "worse": "#b42318", "different": "#57606a", "level": "#57606a",
+}  # fmt: skip
 
 
 def forest_svg(rows: Sequence[PairedRow]) -> str:
@@ -80,7 +82,7 @@ def row_label(row: PairedRow, varied: frozenset[str]) -> str:
 
 
 def _row(row: PairedRow, y: int, scale: svg.Scale, varied: frozenset[str]) -> str:
-    kind = row.verdict if row.verdict in ("better", "worse") else "level"
+    kind = row.verdict if row.verdict in SHOWN else "level"
     colour = _COLOURS[kind]
     label = row_label(row, varied)
     drawn = [svg.text((4, y + 4), svg.short(label, _LONGEST))]

@@ -25,7 +25,7 @@ def render_html(data: ReportData, *, max_items: int = 50_000) -> str:
             and the page says how many are not in it.
     """
     style, script = _asset("report.css"), _asset("report.js")
-    packed = pack_items(data.items, max_items, data.paired)
+    packed = pack_items(data.items, max_items, data.paired, data.directions)
     notes = list(data.notes)
     if packed.left_out:
         notes.append(

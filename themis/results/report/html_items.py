@@ -7,10 +7,11 @@ thousands stay quick; one index of small numbers over all of them is what it fil
 import gzip
 import json
 from base64 import b64encode
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from themis.records.metric_scale import Direction, gain
 from themis.results.compare import PairedRow
 from themis.results.report.data import ItemDetail
 
@@ -34,7 +35,10 @@ class PackedItems:
 
 
 def pack_items(
-    items: Iterable[ItemDetail], max_items: int, paired: Sequence[PairedRow] = ()
+    items: Iterable[ItemDetail],
+    max_items: int,
+    paired: Sequence[PairedRow] = (),
+    directions: Mapping[str, Direction] | None = None,
 ) -> PackedItems:
     """Pack items into compressed chunks, with one index over all of them.
 
@@ -42,8 +46,9 @@ def pack_items(
         items: The items; read once, only one chunk is held at a time.
         max_items: Items to keep; the rest are counted.
         paired: Comparisons; the first one names the arms that flips are shown for.
+        directions: Which scores are better, by metric; higher where it is not said.
     """
-    index = _Index()
+    index = _Index(directions or {})
     blocks: list[str] = []
     chunk: list[str] = []
     size = left_out = 0
@@ -82,6 +87,7 @@ class _Labels:
 class _Index:
     """What the browser filters by, as columns of small numbers."""
 
+    directions: Mapping[str, Direction]
     labels: dict[str, _Labels] = field(
         default_factory=lambda: {
             name: _Labels() for name in ("slice", "model", "prompt", "param", "item")
@@ -94,6 +100,7 @@ class _Index:
     )
     tokens: list[int | None] = field(default_factory=list)
     scores: dict[str, list[float | None]] = field(default_factory=dict)
+    gains: list[int] = field(default_factory=list)
     chunks: list[int] = field(default_factory=list)
     count: int = 0
 
@@ -113,7 +120,10 @@ class _Index:
         self.columns["unread"].append(int(any(not found.success for found in item.extractions)))
         self.tokens.append(item.completion_tokens)
         for score in item.scores:
-            column = self.scores.setdefault(f"{score.metric_id} ({score.evaluation})", [])
+            name = f"{score.metric_id} ({score.evaluation})"
+            if name not in self.scores:
+                self.gains.append(gain(self.directions.get(score.metric_id)))
+            column = self.scores.setdefault(name, [])
             column.extend([None] * (self.count - len(column)))
             column.append(score.value)
         self.count += 1
@@ -125,6 +135,7 @@ class _Index:
             **{f"{name}s": list(found.numbers) for name, found in self.labels.items()},
             "tokens": self.tokens,
             "metrics": list(scores),
+            "gains": self.gains or [1],
             "scores": [column + [None] * (self.count - len(column)) for column in scores.values()],
             "chunks": self.chunks,
             "arms": {

@@ -8,8 +8,9 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeAlias, TypeVar
 
+from themis.records.metric_scale import Direction
 from themis.results.aggregate import AggregateRow
-from themis.results.compare import PairedRow
+from themis.results.compare import SHOWN, PairedRow
 from themis.results.leaderboard import LeaderboardRow
 from themis.results.report import numbers
 from themis.results.report.data import CensusRow, ReportData
@@ -196,12 +197,14 @@ def paired_table(
         "Difference: treatment minus baseline, over items that both answered.",
         *(f"mde: what this many items would have found with power {p:g}." for p in _powers(rows)),
         f"Test and interval: {_listed(methods)}.",
+        *direction_notes({row.metric_id: row.direction for row in rows}),
     ]
     if adjusted:
         fields.append(_number(f"p {adjusted}", lambda row: numbers.p_value(row.adjusted_p_value)))
         sizes = " or ".join(str(size) for size in sorted({row.family_size for row in rows}))
         kinds = " or ".join(sorted({_INTERVALS[row.ci_adjust] for row in rows}))
-        notes.append(f"p {adjusted} is corrected over {sizes} comparisons; intervals are {kinds}.")
+        noun = "comparison" if sizes == "1" else "comparisons"
+        notes.append(f"p {adjusted} is corrected over {sizes} {noun}; intervals are {kinds}.")
     if in_full:
         fields.insert(0, _number("planned", lambda row: numbers.count(row.n_planned)))
         fields.insert(2, _number("one side", lambda row: numbers.count(_unpaired(row))))
@@ -218,8 +221,21 @@ def paired_table(
             for label, row in zip(labels, rows, strict=True)
         ),
         (*notes, *_legend(rows)) if rows else (),
-        frozenset(place for place, row in enumerate(rows) if row.verdict in ("better", "worse")),
+        frozenset(place for place, row in enumerate(rows) if row.verdict in SHOWN),
     )
+
+
+def direction_notes(directions: Mapping[str, Direction | None]) -> list[str]:
+    """Say of each metric which way is better, where it is not higher as usual."""
+    said: Mapping[Direction | None, str] = {
+        "lower": "Lower is better: {}.",
+        "none": "Neither higher nor lower is better: {}.",
+        None: "Taken as better when higher, as the plan does not say: {}.",
+    }
+    named = {
+        way: ", ".join(name for name, found in directions.items() if found == way) for way in said
+    }
+    return [said[way].format(names) for way, names in named.items() if names]
 
 
 def _unpaired(row: PairedRow) -> int:
@@ -347,8 +363,11 @@ def leaderboard_table(rows: Sequence[LeaderboardRow], title: str = "Leaderboard"
         for row in rows
     )
     notes = [*keys.notes, *_legend([row.score for row in rows])]
+    notes += direction_notes({str(row.score.keys["metric_id"]): row.direction for row in rows})
     if any(row.level_with_first for row in rows):
-        notes.append("= cannot be told from the first, item by item (Holm-corrected).")
+        notes.append(
+            "= cannot be told from the first, item by item (Holm-corrected over all pairs)."
+        )
     return TextTable(title, columns, cells, tuple(notes))
 
 

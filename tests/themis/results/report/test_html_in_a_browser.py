@@ -146,6 +146,29 @@ class TestInABrowser:
         assert browser.run("return document.querySelector('#list td').textContent") == "q2"
         assert browser.logs() == []
 
+    def test_a_smaller_score_is_a_gain_where_lower_is_better(
+        self, browser: Any, tmp_path: Path
+    ) -> None:
+        items = [
+            ItemDetail("s", m, "p", f"q{n}", output="x", scores=(ItemScore("bits", "d", value),))
+            for m, values in (("base", (0.9, 0.5, 0.7)), ("new", (0.8, 0.5, 0.9)))
+            for n, value in enumerate(values)
+        ]
+        data = ReportData("t", "r", "d", items=items, directions={"bits": "lower"})
+        path = tmp_path / "bits.html"
+        path.write_text(render_html(data), encoding="utf-8")
+        browser.open(path)
+        browser.wait("document.getElementById('browser').dataset.ready === 'true'")
+
+        self.choose(browser, "show", "gained")
+        browser.wait("document.getElementById('count').textContent.startsWith('1 of 6')")
+
+        assert browser.run("return document.querySelector('#list td').textContent") == "q0"
+        assert (
+            browser.run("return document.querySelector('#list td.gain').textContent") == "▼ 0.800"
+        )
+        assert browser.logs() == []
+
     def test_items_can_be_put_in_order(self, page: Any) -> None:
         score = "[...document.querySelectorAll('#list tbody tr')].map(r => r.cells[5].textContent)"
         self.choose(page, "order", "high")

@@ -151,6 +151,7 @@
     const [b, t] = [value(other), value(row)];
     return b === null || t === null ? 0 : Math.sign(t - b);
   };
+  const gain = (row) => change(row) * index.gains[metric()];
 
   const matches = {
     all: () => true,
@@ -159,8 +160,8 @@
     unread: (row) => index.unread[row] === 1,
     cut: (row) => index.cut[row] === 1,
     flipped: (row) => change(row) !== 0,
-    gained: (row) => change(row) > 0,
-    lost: (row) => change(row) < 0,
+    gained: (row) => gain(row) > 0,
+    lost: (row) => gain(row) < 0,
   };
 
   // Rows without a value come last; equal ones stay as planned.
@@ -248,7 +249,7 @@
     const mine = turn;
     body.replaceChildren(
       ...rows.map((row) => {
-        const sign = byId("arms").hidden ? 0 : change(row);
+        const [sign, worth] = byId("arms").hidden ? [0, 0] : [change(row), gain(row)];
         const text = make("td", { class: "text" });
         item(row).then((detail) => {
           if (mine === turn) text.textContent = visible((detail.error || detail.output || "").slice(0, 160));
@@ -262,7 +263,7 @@
           make("td", { class: "model" }, index.models[index.model[row]]),
           make("td", { class: "prompt" }, asked(row)),
           make("td", { class: "n sample" }, index.sample[row]),
-          make("td", { class: sign > 0 ? "n gain" : sign < 0 ? "n loss" : "n" }, (sign > 0 ? "▲ " : sign < 0 ? "▼ " : "") + shown(value(row))),
+          make("td", { class: worth > 0 ? "n gain" : worth < 0 ? "n loss" : "n" }, (sign > 0 ? "▲ " : sign < 0 ? "▼ " : "") + shown(value(row))),
           make("td", { class: "n" }, index.tokens[row] === null ? "-" : index.tokens[row]),
           make("td", { class: index.failed[row] ? "failed" : "quiet" }, state(row)),
           text,
