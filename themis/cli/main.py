@@ -36,6 +36,7 @@ COMMANDS = {
     "leaderboard": ("themis.cli.leaderboard", "Rank the models of a run."),
     "show": ("themis.cli.show", "Show one item from the prompt to the scores."),
     "failures": ("themis.cli.failures", "List what failed, and why."),
+    "quickcheck": ("themis.cli.quickcheck", "Look at a store, line by line; nothing is written."),
     "report": ("themis.cli.report", "Write a report of a run."),
     "config-report": ("themis.cli.config_report", "Write what is configured, without secrets."),
     "store": ("themis.cli.store", "Look after the store."),

@@ -117,6 +117,34 @@ def open_store(root: Path, *, create: bool = True) -> Store:
     return Store(root, db)
 
 
+def open_store_to_read(path: Path) -> Store:
+    """Open an existing store so that nothing can be written to it, and nothing beside it.
+
+    Args:
+        path: The store's directory, or its database.
+
+    Raises:
+        StorageError: There is no store, or it is not one that this Themis reads.
+    """
+    database = path / DATABASE if path.is_dir() else path
+    if not database.is_file():
+        raise StorageError(f"{database}: no such file. Nothing was created.")
+    # Without a log there is nothing to share with a writer, and SQLite need not make one.
+    log = database.with_name(f"{database.name}-wal")
+    flags = "mode=ro" if log.exists() else "mode=ro&immutable=1"
+    db = sqlite3.connect(f"{database.resolve().as_uri()}?{flags}", uri=True, timeout=30.0)
+    try:
+        db.execute("PRAGMA query_only = ON")
+        _check_format(db, database)
+    except sqlite3.DatabaseError as error:
+        db.close()
+        raise StorageError(f"{database}: not a Themis store ({error})") from error
+    except StorageError:
+        db.close()
+        raise
+    return Store(database.parent, db)
+
+
 def now() -> float:
     """Return the time for an event: seconds since the epoch. No decision depends on it."""
     return time.time()
@@ -138,6 +166,11 @@ def _prepare(db: sqlite3.Connection, database: Path) -> None:
             db.execute("ROLLBACK")
             raise
         db.execute("COMMIT")
+    _check_format(db, database)
+
+
+def _check_format(db: sqlite3.Connection, database: Path) -> None:
+    """Refuse a store that a newer Themis made."""
     found = db.execute("SELECT value FROM meta WHERE key = 'store_format'").fetchone()
     version = int(found[0]) if found else 0
     if version > FORMAT:
