@@ -33,8 +33,9 @@ from themis_slurm.checks import (
 from themis_slurm.errors import SchedulerError
 from themis_slurm.findings import Finding, Level
 from themis_slurm.import_path import importable
-from themis_slurm.launch import local_environment, python_command, setup_lines, srun_flags
+from themis_slurm.launch import local_environment, python_command, setup_lines
 from themis_slurm.local_pool import assign_gpus
+from themis_slurm.one_job import run_on_node
 from themis_slurm.options import write_options
 from themis_slurm.preflight import RESULTS_PER_ITEM_BYTE, results_folder
 from themis_slurm.profile import ClusterProfile
@@ -108,21 +109,7 @@ def examine_node(profile: ClusterProfile, bundle: Path) -> tuple[Finding, ...]:
         return (Finding("error", "disk", message, "free some, or set `results` of the profile"),)
     place = (str(workspace.bundle.path), str(options), workspace.bundle.digest)
     check = shlex.join(["-m", "themis_slurm.node_check", *place])
-    script = "\n".join(
-        (*setup_lines(profile), f"exec {python_command(workspace, profile)} {check}")
-    )
-    command = [
-        *("srun", *flags(resource_options(profile)), *srun_flags(workspace, profile)),
-        *("--job-name=themis-doctor", "--quiet", f"--time={NODE_CHECK_MINUTES}"),
-    ]
-    done = subprocess.run(
-        [*command, "bash", "-c", script],
-        env=importable(passed_environment(os.environ, profile.environment)),
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    done = run_on_node(workspace, profile, check, name="themis-doctor", minutes=NODE_CHECK_MINUTES)
     after = time.time()
     try:
         answer = json.loads(done.stdout.splitlines()[-1])

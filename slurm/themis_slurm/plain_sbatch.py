@@ -17,17 +17,16 @@ also runs a login shell on every node, and adds whatever that sets.
 import os
 import shlex
 import shutil
-import subprocess
 from collections.abc import Sequence
 
 from themis_bundles.files import make_folder
-from themis_slurm import scheduler
-from themis_slurm.errors import SchedulerError, SubmissionRefusedError
+from themis_slurm.errors import SubmissionRefusedError
 from themis_slurm.import_path import importable
 from themis_slurm.launch import python_command, setup_lines, srun_flags
 from themis_slurm.records import SubmissionRecord
 from themis_slurm.resources import Options, flags, resource_options
 from themis_slurm.sbatch_array import passed_environment
+from themis_slurm.sbatch_call import sbatch
 from themis_slurm.slurm_queue import SlurmQueue, comment, own_options, refuse_patterns
 
 SCRIPT = "submission.sh"
@@ -51,7 +50,7 @@ class PlainSbatch(SlurmQueue):
         path = folder / SCRIPT
         path.write_text(self.script(record))
         try:
-            job_id = _sbatch(path, self._environment())
+            job_id = sbatch(path, self._environment(), "--hold")
         except SubmissionRefusedError:
             shutil.rmtree(folder, ignore_errors=True)
             raise
@@ -99,28 +98,3 @@ def index_list(numbers: Sequence[int]) -> str:
         else:
             runs.append([number])
     return ",".join(f"{run[0]}-{run[-1]}" if len(run) > 1 else str(run[0]) for run in runs)
-
-
-def _sbatch(script: os.PathLike[str], environment: dict[str, str]) -> str:
-    """Submit a script so that it is held, and give its job id."""
-    if shutil.which("sbatch") is None:
-        raise SchedulerError(
-            "sbatch is not on the PATH, so this machine cannot submit to Slurm. "
-            'Use a login node, or a profile with kind = "local".'
-        )
-    try:
-        done = subprocess.run(
-            ["sbatch", "--parsable", "--hold", str(script)],
-            env=environment,
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            timeout=scheduler.COMMAND_TIMEOUT_S,
-            check=False,
-        )
-    except subprocess.TimeoutExpired:
-        raise SchedulerError(f"sbatch gave no answer in {scheduler.COMMAND_TIMEOUT_S} s") from None
-    if done.returncode:
-        raise SubmissionRefusedError(f"sbatch refused the array: {done.stderr.strip()}")
-    # `--parsable` prints the id, and behind a semicolon the cluster where there are several.
-    return done.stdout.strip().splitlines()[-1].partition(";")[0]

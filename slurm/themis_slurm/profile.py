@@ -36,6 +36,7 @@ _OWN_OPTIONS = frozenset(
 _SLURM_ONLY = (
     "partition", "account", "qos", "gpus", "gpu_type", "mem_gb", "array_parallelism", "setup",
     "requeue", "max_array_size", "max_submit", "sbatch", "submission",
+    "collector",
 )  # fmt: skip
 _LOCAL_ONLY = ("slots", "gpus_per_slot")
 
@@ -79,6 +80,28 @@ class Container(Frozen):
 
     options: tuple[str, ...] = ()
     """Further options of `apptainer exec`, or further flags of srun that pyxis adds."""
+
+
+class Collector(Frozen):
+    """The small job of a detached run that comes back when the arrays have ended."""
+
+    partition: str | None = None
+    """A partition for jobs without GPUs; None is the profile's."""
+
+    account: str | None = None
+    """The account that pays; None is the profile's."""
+
+    qos: str | None = None
+    """The quality of service; None is the profile's."""
+
+    mem_gb: Annotated[float, Field(gt=0)] = 4
+    """Its memory in GiB."""
+
+    walltime: Minutes = 120
+    """Its time limit: importing and scoring has to fit, or is continued by the next command."""
+
+    setup: tuple[str, ...] = ()
+    """Shell lines before it; Python is the one that submits."""
 
 
 class ClusterProfile(Frozen):
@@ -155,6 +178,9 @@ class ClusterProfile(Frozen):
 
     max_submit: Positive | None = None
     """The most elements of this bundle in the queue at once; None is no limit of ours."""
+
+    collector: Collector = Collector()
+    """The job that comes back for `themis run --detach`."""
 
     sbatch: dict[str, str | int | Literal[True]] = Field(default_factory=dict)
     """Further `#SBATCH` options by their long names; `true` gives a bare flag."""

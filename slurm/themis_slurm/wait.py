@@ -6,7 +6,7 @@ an orderly way), and calling it again continues.
 
 import logging
 import time
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,7 +18,7 @@ from themis_slurm.errors import (
 from themis_slurm.evidence import Cause
 from themis_slurm.fleet import Fleet, fleet_for
 from themis_slurm.profile import ClusterProfile
-from themis_slurm.records import read_records, tries_without_progress
+from themis_slurm.records import SubmissionRecord, read_records, tries_without_progress
 from themis_slurm.status import ClusterStatus, ShardRow, StatusReader
 from themis_slurm.submit import Submitted, items_done, submit
 from themis_slurm.workspace import Workspace, open_for_profile
@@ -107,9 +107,9 @@ class _Run:
             dead = [row for row in status.rows if row.cause not in _LEFT_ALONE]
             settled = {row.shard for row in dead if self._is_settled(row)}
             self._dead_since = {row.shard: self._since(row.shard) for row in dead}
-            hopeless = self._hopeless(row for row in status.rows if row.shard in settled)
-            if (settled - hopeless) or again:
-                again = self._submit_again(leave=hopeless | ({row.shard for row in dead} - settled))
+            given_up = self._given_up(row for row in status.rows if row.shard in settled)
+            if (settled - given_up) or again:
+                again = self._submit_again(leave=given_up | ({row.shard for row in dead} - settled))
             elif len(settled) == len(dead) and not status.with_cause(*_ALIVE):
                 return status
             self._wait(status, briefly=len(dead) > len(settled))
@@ -146,16 +146,9 @@ class _Run:
             log.warning("%s; trying again later", made.refused)
         return bool(made.held_back or made.refused or made.unanswered)
 
-    def _hopeless(self, rows: Iterable[ShardRow]) -> set[int]:
-        """Give the dead shards that another submission would not help."""
+    def _given_up(self, rows: Iterable[ShardRow]) -> set[int]:
         mine = read_records(self._workspace.submissions)[self._first :]
-        return {
-            row.shard
-            for row in rows
-            if row.cause in _FINAL
-            or tries_without_progress(mine, row.shard, items_done(self._workspace, row.shard))
-            >= self._patience.tries
-        }
+        return hopeless(self._workspace, rows, mine, self._patience)
 
     def _wait(self, status: ClusterStatus, *, briefly: bool) -> None:
         """Wait until it is time to ask again, or every shard that was alive is complete."""
@@ -169,3 +162,29 @@ class _Run:
             if alive and self._reader.all_complete(alive):
                 return
             pause = min(2 * pause, patience.longest_poll_s)
+
+
+def hopeless(
+    workspace: Workspace,
+    rows: Iterable[ShardRow],
+    records: Sequence[SubmissionRecord],
+    patience: Patience,
+) -> set[int]:
+    """Give the dead shards that another submission would not help.
+
+    Args:
+        workspace: The bundle.
+        rows: The shards; those that are alive or complete are passed over.
+        records: The submissions that count as tries.
+        patience: How many tries there are.
+    """
+    return {
+        row.shard
+        for row in rows
+        if row.cause not in _LEFT_ALONE
+        and (
+            row.cause in _FINAL
+            or tries_without_progress(records, row.shard, items_done(workspace, row.shard))
+            >= patience.tries
+        )
+    }

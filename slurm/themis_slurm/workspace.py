@@ -5,6 +5,7 @@
     bundle/dispatch/jobs/0003/          one array: script, one log per shard; with submitit
                                         one level down, beside its pickles
     bundle/dispatch/options/<digest>.json   what the tasks of a submission were told
+    bundle/dispatch/code/<digest>.txt       the packages of the environment that submitted
     bundle/dispatch/failures/           the last words of tasks that ended with an error
     bundle/dispatch/lock/               one submitter at a time
 
@@ -30,6 +31,11 @@ class Workspace:
     def submissions(self) -> Path:
         """Where submission records lie."""
         return self.dispatch / "submissions"
+
+    @property
+    def code(self) -> Path:
+        """Where the packages of submissions are listed."""
+        return self.dispatch / "code"
 
     @property
     def failures(self) -> Path:

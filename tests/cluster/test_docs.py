@@ -20,6 +20,9 @@ account = "dev"
 mem_gb = 0.9
 walltime = 10
 signal_margin_s = 60
+
+[collector]
+mem_gb = 0.9
 """
 
 

@@ -1,6 +1,7 @@
 """`themis run`: the whole job with one command."""
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
@@ -15,22 +16,37 @@ from themis.cli.options import (
     say,
 )
 
+if TYPE_CHECKING:
+    from themis.orchestration.run import RunOutcome
+    from themis.records.score_table import ScoreTable
+
 
 @click.command()
 @click.argument("benchmark")
 @project_option
 @click.option("--profile", help="A cluster profile; without one the work is done in this process.")
 @click.option("--shard-items", type=click.IntRange(min=1), default=512, show_default=True)
+@click.option(
+    "--detach",
+    is_flag=True,
+    help="Submit to the profile's cluster and return; a small job goes on from there.",
+)
+@click.option(
+    "--score-profile",
+    help="With --detach: the profile for scoring, which is then dispatched too.",
+)
 @engine_options
 @json_option
 def command(
     benchmark: str,
     project: Path | None,
     profile: str | None,
+    score_profile: str | None,
     shard_items: int,
     models: tuple[str, ...],
     engine_settings: tuple[str, ...],
     *,
+    detach: bool,
     as_json: bool,
 ) -> None:
     """Plan BENCHMARK, generate, import and score what is open, and show the scores.
@@ -40,15 +56,32 @@ def command(
     \b
     Example:
         themis run my-eval/benchmark.toml --model SmolLM2-135M-Instruct=models/smollm2
+        themis run my-eval/benchmark.toml --profile cluster.toml --detach
     """
+    from themis.cli.detaching import DetachedRun
     from themis.cli.dispatching import choose_dispatch
-    from themis.cli.tables import print_scores
-    from themis.orchestration.run import run_benchmark
+    from themis.orchestration.run import RunOutcome, run_benchmark
     from themis.orchestration.sessions import open_session
-    from themis.results.reporting import default_aggregates
     from themis.storage.tables import read_scores
 
+    if detach and profile is None:
+        raise click.UsageError("--detach needs a --profile")
+    if score_profile is not None and not detach:
+        raise click.UsageError("--score-profile needs --detach")
     with open_session(benchmark, project) as session:
+        if detach and profile is not None:
+            run = DetachedRun(
+                benchmark, project, profile, score_profile, shard_items, models, engine_settings
+            )
+            found, step = run.go_on(session)
+            if step is not None:
+                if as_json:
+                    print_json({"run_id": found.plan.run.run_id, **step.to_dict()})
+                finish(0 if step.collector is not None else 1)
+                return
+            outcome = RunOutcome(found.plan, found.generated, found.scored, found.failed)
+            _show(outcome, read_scores(session.store, found.plan.run), as_json=as_json)
+            return
         dispatch = choose_dispatch(
             profile,
             session,
@@ -56,9 +89,17 @@ def command(
             engine_options=parse_engine_options(engine_settings),
         )
         outcome = run_benchmark(session, dispatch, shard_items=shard_items, say=say)
-        if outcome.did_nothing:
-            say("nothing to do: everything was generated and scored before")
         table = read_scores(session.store, outcome.plan.run)
+    _show(outcome, table, as_json=as_json)
+
+
+def _show(outcome: "RunOutcome", table: "ScoreTable", *, as_json: bool) -> None:
+    """Print the scores, and end with 1 when something failed."""
+    from themis.cli.tables import print_scores
+    from themis.results.reporting import default_aggregates
+
+    if outcome.did_nothing:
+        say("nothing to do: everything was generated and scored before")
     if as_json:
         print_json(
             {

@@ -4,7 +4,6 @@ The generation goes through a bundle, here as on a cluster. Who works on the bun
 `Dispatch`: this process, a pool of local processes, or Slurm.
 """
 
-import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -17,9 +16,10 @@ from themis.handoff.register import RegisteredPlan, register_plan
 from themis.handoff.scoring import score_pending
 from themis.handoff.session import Session
 from themis.orchestration.progress import ProgressTracker, generation_progress, read_progress
+from themis.orchestration.sessions import new_bundle_path
 from themis.providers.hosted import policy_options
 from themis.providers.registry import SERVICES, asks_a_service
-from themis.storage.ledger import bundle_path, exports_of
+from themis.storage.ledger import bundle_path, exports_of, records_imported
 from themis.storage.plans import Run
 from themis_bundles import Bundle, incomplete_shards
 
@@ -181,7 +181,7 @@ def _finish_earlier_bundles(
     stored = 0
     for exported in exports_of(session.store, run.key, "generation"):
         path = bundle_path(session.store, exported)
-        if records_imported(session, exported.key) >= exported.items or not path.is_dir():
+        if records_imported(session.store, exported.key) >= exported.items or not path.is_dir():
             continue
         report = _import(session, path, dispatch)
         stored += report.stored
@@ -195,8 +195,7 @@ def _finish_earlier_bundles(
 def _generate(
     session: Session, run: Run, dispatch: Dispatch, shard_items: int, say: Callable[[str], None]
 ) -> int:
-    number = len(exports_of(session.store, run.key, "generation"))
-    out = session.store.root / "bundles" / f"{run.run_id}-generation-{number:02d}"
+    out = new_bundle_path(session.store, run, "generation")
     exported = export_generation(session, run, out, shard_items=shard_items)
     if exported is None:
         return 0
@@ -210,14 +209,3 @@ def _import(session: Session, path: Path, dispatch: Dispatch) -> ImportReport:
     # The bundle and its results are this run's own, so nothing is copied first.
     options = ImportOptions(allow_partial=True, in_place=True)
     return import_results(session.store, path, results=results, options=options)
-
-
-def records_imported(session: Session, bundle: int) -> int:
-    """Return how many records of a bundle are in the ledger, the fullest import per shard."""
-    rows = session.store.db.execute(
-        "SELECT shard, counts FROM imports WHERE bundle = ?", (bundle,)
-    ).fetchall()
-    best: dict[int, int] = {}
-    for shard, counts in rows:
-        best[shard] = max(best.get(shard, 0), json.loads(counts)["records"])
-    return sum(best.values())

@@ -82,6 +82,17 @@ def was_imported(store: Store, bundle: int, shard: int, result_digest: str) -> b
     return row.fetchone() is not None
 
 
+def records_imported(store: Store, bundle: int) -> int:
+    """Return how many records of a bundle were imported, the fullest import of each shard."""
+    rows = store.db.execute(
+        "SELECT shard, counts FROM imports WHERE bundle = ?", (bundle,)
+    ).fetchall()
+    best: dict[int, int] = {}
+    for shard, counts in rows:
+        best[shard] = max(best.get(shard, 0), json.loads(counts)["records"])
+    return sum(best.values())
+
+
 def record_import(
     store: Store, *, bundle: int, shard: int, result_digest: str, counts: Mapping[str, int]
 ) -> None:
