@@ -9,6 +9,7 @@ A benchmark is a `BenchmarkSpec`, a file, or `module:object`. Datasets of a spec
 lie relative to the project's directory; those of a file, to the file's.
 """
 
+import logging
 import tempfile
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
@@ -61,6 +62,8 @@ from themis.specs.loading import Loaded, load_benchmark, load_project, validate_
 from themis.storage import Store
 from themis.storage.plans import find_run
 from themis_bundles import Bundle
+
+log = logging.getLogger(__name__)
 
 Benchmark = BenchmarkSpec | str | Path
 """A spec, or where to read one."""
@@ -227,6 +230,7 @@ class Orchestrator:
             session,
             self._dispatch(session, backend, engine_options, tracker),
             shard_items=shard_items,
+            say=log.info,
             tracker=tracker,
         )
         return BenchmarkResult(self.store, outcome.plan.run)

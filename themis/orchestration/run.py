@@ -77,6 +77,11 @@ def run_benchmark(
     Raises:
         ThemisError: A step cannot be done; what was done before stays.
     """
+    if unused := unused_policy(session):
+        say(
+            f"execution_policy.{', '.join(unused)}: without effect, because no model of this "
+            "benchmark asks a service"
+        )
     plan = register_plan(session)
     say(f"planned {plan.candidates:,} candidates as {plan.run.run_id}; {plan.pending:,} open")
     _count(session, plan.run, tracker)
@@ -160,6 +165,13 @@ def with_policy(session: Session, engine_options: Mapping[str, Any]) -> dict[str
     if policy and any(asks_a_service(model.provider) for model in session.benchmark.models):
         return {SERVICES: policy, **engine_options}
     return dict(engine_options)
+
+
+def unused_policy(session: Session) -> tuple[str, ...]:
+    """Return what a project sets of its policy and no model of the benchmark reads."""
+    if any(asks_a_service(model.provider) for model in session.benchmark.models):
+        return ()
+    return tuple(sorted(session.policy.model_fields_set - {"schema_version"}))
 
 
 def dispatch_here(options: WorkOptions) -> Dispatch:

@@ -3,8 +3,9 @@
 from enum import StrEnum
 from typing import Annotated, Literal
 
-from pydantic import Field, SecretStr
+from pydantic import AfterValidator, Field, SecretStr, field_validator
 
+from themis.errors import ErrorCode
 from themis.specs.base import Name, SpecBase
 
 
@@ -15,6 +16,18 @@ class CompressionCodec(StrEnum):
     ZSTD = "zstd"
 
 
+def _always_compressed(codec: CompressionCodec) -> CompressionCodec:
+    if codec is CompressionCodec.NONE:
+        raise ValueError(
+            "payloads are always compressed, and 'none' is not offered; leave the setting out, "
+            "or say 'zstd'"
+        )
+    return codec
+
+
+Compression = Annotated[CompressionCodec, Field(strict=False), AfterValidator(_always_compressed)]
+
+
 class SqliteBlobStorageSpec(SpecBase):
     """A store in one SQLite file, with large payloads in files beside it."""
 
@@ -23,8 +36,8 @@ class SqliteBlobStorageSpec(SpecBase):
     """The directory of the store; relative to the project's file."""
     store_item_payloads: bool = True
     """Keep the dataset items' contents, so that results can be shown beside them."""
-    compression: Annotated[CompressionCodec, Field(strict=False)] = CompressionCodec.ZSTD
-    """How payloads are compressed."""
+    compression: Compression = CompressionCodec.ZSTD
+    """How payloads are compressed: always with zstd."""
 
 
 class PostgresBlobStorageSpec(SpecBase):
@@ -37,8 +50,8 @@ class PostgresBlobStorageSpec(SpecBase):
     """The directory of the large payloads."""
     store_item_payloads: bool = True
     """Keep the dataset items' contents, so that results can be shown beside them."""
-    compression: Annotated[CompressionCodec, Field(strict=False)] = CompressionCodec.ZSTD
-    """How payloads are compressed."""
+    compression: Compression = CompressionCodec.ZSTD
+    """How payloads are compressed: always with zstd."""
 
 
 StorageConfig = Annotated[
@@ -65,6 +78,15 @@ class ExecutionPolicySpec(SpecBase):
     """How many requests are open at once."""
     retryable_error_codes: list[str] = Field(default_factory=list)
     """The error codes worth another attempt; the engine decides when empty."""
+
+    @field_validator("retryable_error_codes")
+    @classmethod
+    def _codes_exist(cls, codes: list[str]) -> list[str]:
+        unknown = sorted(set(codes) - set(ErrorCode))
+        if unknown:
+            known = ", ".join(sorted(ErrorCode))
+            raise ValueError(f"there is no error code {unknown[0]!r}; there are {known}")
+        return codes
 
 
 class ProjectSpec(SpecBase):

@@ -1,6 +1,7 @@
 """The whole job on one machine: it does what is left, and nothing twice."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from themis.handoff.session import Session
 from themis.orchestration.run import Dispatch, RunOutcome, dispatch_here, run_benchmark
 from themis.records.score_table import ScoreStatus
 from themis.results.aggregate import aggregate
+from themis.specs import ExecutionPolicySpec
 from themis.storage.checking import check_store
 from themis.storage.projections import rebuild
 from themis.storage.tables import iter_candidates, read_scores
@@ -189,3 +191,15 @@ def test_a_store_without_payloads_scores_from_the_dataset(session: Make, project
 
     assert outcome.scored == ITEMS
     assert made.store.db.execute("SELECT count(payload) FROM items").fetchone() == (0,)
+
+
+def test_a_policy_that_no_model_reads_is_said_to_have_no_effect(session: Make) -> None:
+    said: list[str] = []
+    policy = ExecutionPolicySpec(max_in_flight_work_items=8, max_retries=3)
+
+    run(replace(session(), policy=policy), say=said.append)
+
+    assert said[0] == (
+        "execution_policy.max_in_flight_work_items, max_retries: without effect, because no model "
+        "of this benchmark asks a service"
+    )
