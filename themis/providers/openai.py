@@ -95,7 +95,7 @@ class OpenAiBackend:
         self._name = options.model or settings.model_id
         self._options = options
         self._base = _checked_url(options.base_url)
-        self._key = _key(options.api_key_env)
+        self._key = environment_key(options.api_key_env)
         self._dialect = DIALECTS[options.dialect]
         self._template_kwargs = dict(settings.extras.get("chat_template_kwargs", {}))
         style = settings.extras.get("prompt_format", "chat")
@@ -295,8 +295,15 @@ def _checked_url(address: str) -> str:
     return address.rstrip("/")
 
 
-def _key(variable: str | None) -> str | None:
-    """Read the key; a value that is no variable's name may be the key itself, so is not shown."""
+def environment_key(variable: str | None) -> str | None:
+    """Return the key that an environment variable holds; None without a variable.
+
+    A value that is no variable's name may be the key itself, so it is not shown.
+
+    Raises:
+        EngineInitError: It is no variable's name.
+        EnvironmentNotReadyError: The variable is not set.
+    """
     if variable is None:
         return None
     if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", variable):

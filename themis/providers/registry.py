@@ -97,6 +97,12 @@ def _openai(settings: EngineSettings) -> Engine:
     return openai_engine(settings)
 
 
+def _litellm(settings: EngineSettings) -> Engine:
+    from themis.providers.litellm import litellm_engine
+
+    return litellm_engine(settings)
+
+
 def _replay(settings: EngineSettings) -> Engine:
     from themis.providers.replay import ReplayEngine
 
@@ -109,6 +115,7 @@ _IN_PROCESS = _WITH_FILES | {"demo", "replay"}
 _BUILDERS: dict[str, Callable[[EngineSettings], Engine]] = {
     "demo": _demo,
     "hf": _hf,
+    "litellm": _litellm,
     "openai": _openai,
     "replay": _replay,
     "vllm": _vllm,
