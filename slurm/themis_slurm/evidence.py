@@ -90,6 +90,8 @@ _CAUSES = {
     "REVOKED": Cause.CANCELLED,
 }
 
+_WHO = {"9": " (by somebody, or by the kernel for memory)"}
+
 _EXIT_CODES = {
     PARTIAL: (Cause.STOPPED, "stopped in time with its results flushed"),
     BAD_INPUT: (Cause.BAD_INPUT, "the bundle cannot be worked on"),
@@ -195,8 +197,10 @@ def _failure(job: AccountingRow, steps: Sequence[AccountingRow]) -> tuple[Cause,
         return Cause.OUT_OF_MEMORY, "a step was cancelled by Slurm, most likely for memory"
     if code in _EXIT_CODES:
         return _EXIT_CODES[code]
-    if number not in {"", "0"}:
-        return Cause.CRASHED, f"ended by signal {number}"
+    # Under srun the job has its signal as the exit status; the step has it as a signal.
+    numbers = {number, *(step.exit_code.partition(":")[2] for step in steps)} - {"", "0"}
+    if numbers:
+        return Cause.CRASHED, f"ended by signal {min(numbers)}{_WHO.get(min(numbers), '')}"
     # No log and no program: the log directory was missing, or the node could not start it.
     launch = " (Slurm could not start it)" if re.search("launch", job.reason, re.IGNORECASE) else ""
     return Cause.CRASHED, f"exit code {code}{launch}"
