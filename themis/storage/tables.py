@@ -122,11 +122,13 @@ def _pass_block(
     sample = np.tile(np.arange(samples), len(places))
     status = _STATUS_OF_CANDIDATE[candidate_status[rows, sample]]
     value = np.full(len(rows), np.nan)
+    # Slices that are scored in the same way share an evaluation, so the slice is asked for too.
     scored = store.db.execute(
         "SELECT s.trial, s.sample, s.status, s.value FROM metrics m"
-        " JOIN run_trials r ON r.run = ? JOIN scores s ON s.trial = r.trial"
+        " JOIN run_trials r ON r.run = ? JOIN trials t ON t.id = r.trial AND t.slice = ?"
+        " JOIN scores s ON s.trial = r.trial"
         " AND s.evaluation = ? AND s.metric = m.id WHERE m.name = ? AND s.sample < ?",
-        (run.key, evaluation, metric, samples),
+        (run.key, slice_, evaluation, metric, samples),
     ).fetchall()
     if scored:
         ids = np.array([row[0] for row in scored], dtype=np.int64)

@@ -203,3 +203,20 @@ def test_a_policy_that_no_model_reads_is_said_to_have_no_effect(session: Make) -
         "execution_policy.max_in_flight_work_items, max_retries: without effect, because no model "
         "of this benchmark asks a service"
     )
+
+
+def test_slices_that_are_scored_in_the_same_way_keep_their_own_scores(
+    session: Make, body: Callable[..., dict[str, Any]]
+) -> None:
+    part = body()["slices"][0]
+    query = {"kind": "subset", "count": 3}
+    slices = [{**part, "slice_id": "few", "dataset_query": query}, {**part, "slice_id": "all"}]
+    made = session(slices=slices)
+
+    table = read_scores(made.store, run(made).plan.run)
+
+    assert table.scored.all()
+    assert {r.keys["slice_id"]: r.n_scored for r in aggregate(table, ["slice_id"])} == {
+        "few": 3,
+        "all": ITEMS,
+    }
