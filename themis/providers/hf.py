@@ -17,6 +17,12 @@ from typing import Any, TypeVar
 
 from themis.errors import ErrorCode
 from themis.providers.chat import ChatRenderer, Prompt
+from themis.providers.hf_continuous import (
+    ContinuousBatches,
+    Ended,
+    check_continuous,
+    limited,
+)
 from themis.providers.hf_decoding import KNOWN_EXTRAS, Row, RowScores, RowStops, greedy_as_it_is
 from themis.providers.hf_likelihood import Asked, LikelihoodQueue, padded, score_rows
 from themis.providers.hf_loading import (
@@ -107,6 +113,8 @@ class HfEngine:
         self._tokens = self._options.batch_tokens or (
             _gpu_batch_tokens(self._model) if on_gpu else CPU_BATCH_TOKENS
         )
+        self._continuous = self._continuous_batches() if self._options.continuous_batching else None
+        self._flying: dict[int, _Waiting] = {}
         self._allowed_rows = self._rows
         self._calm_batches = 0
         self._queue: list[_Waiting] = []
@@ -115,7 +123,7 @@ class HfEngine:
     @property
     def inflight(self) -> int:
         """How many requests wait for a batch."""
-        return len(self._queue) + len(self._likelihoods)
+        return len(self._queue) + len(self._likelihoods) + len(self._flying)
 
     @property
     def window(self) -> int:
@@ -124,7 +132,7 @@ class HfEngine:
 
     def capabilities(self) -> Capabilities:
         """Return what requests may ask for."""
-        return Capabilities(
+        everything = Capabilities(
             max_model_len=self._renderer.context,
             max_logprobs=20,
             json_format=False,
@@ -132,6 +140,7 @@ class HfEngine:
             seeded=True,
             loglikelihoods=True,
         )
+        return everything if self._continuous is None else limited(everything)
 
     def describe(self) -> dict[str, Any]:
         """Return libraries, model files, template, numeric type and device."""
@@ -151,11 +160,16 @@ class HfEngine:
             "gpus": gpus(),
             "max_model_len": self._renderer.context,
             "batch": {"rows": self._rows, "tokens": self._tokens},
+            "continuous_batching": None
+            if self._continuous is None
+            else self._continuous.describe(),
             "attention": getattr(self._model.config, "_attn_implementation", None),
         }
 
     def submit(self, request: Request) -> None:
         """Render a request and queue it."""
+        if self._continuous is not None:
+            check_continuous(request)
         check_request(request, self.capabilities())
         now = time.monotonic()
         if request.continuations is not None:
@@ -163,10 +177,17 @@ class HfEngine:
             self._likelihoods.add(Asked(request, continuations, now))
             return
         prompt = self._renderer.prompt(request.messages, request.params.max_tokens)
-        self._queue.append(_Waiting(request, prompt, now, repr(request.params)))
+        entry = _Waiting(request, prompt, now, repr(request.params))
+        if self._continuous is None:
+            self._queue.append(entry)
+            return
+        self._continuous.submit(request, prompt)
+        self._flying[request.id] = entry
 
     def poll(self) -> list[Completion]:
-        """Run one batch."""
+        """Run one batch, or take what ended of the continuous one."""
+        if self._continuous is not None:
+            return [self._landed(ended) for ended in self._continuous.poll()]
         if len(self._likelihoods):
             return self._score()
         if not self._queue:
@@ -178,16 +199,38 @@ class HfEngine:
         return [self._completion(entry, row) for entry, row in zip(batch, rows, strict=True)]
 
     def cancel(self) -> list[int]:
-        """Drop what waits; no batch runs between polls."""
+        """Drop what waits; no batch runs between polls, except a continuous one."""
         dropped = [entry.request.id for entry in self._queue]
         self._queue.clear()
+        if self._continuous is not None:
+            dropped += self._continuous.cancel()
+            self._flying.clear()
         return dropped + self._likelihoods.clear()
 
     def close(self) -> None:
         """Let go of the model's memory."""
         self.cancel()
+        if self._continuous is not None:
+            self._continuous.close()
+            self._continuous = None
         self._model = None
         self._free_memory()
+
+    def _continuous_batches(self) -> ContinuousBatches:
+        if self._seq2seq:
+            raise EngineInitError("continuous_batching runs decoders only, and this is a pair.")
+        return ContinuousBatches(
+            self._model, sorted(self._ends), self._pad, rows=self._rows, tokens=self._tokens
+        )
+
+    def _landed(self, ended: Ended) -> Completion:
+        entry = self._flying.pop(ended.id)
+        if ended.row is not None:
+            return self._completion(entry, ended.row)
+        failure = RequestFailure(
+            "infra", ErrorCode.PROVIDER_UNAVAILABLE, ended.error, retryable=True
+        )
+        return _failed(entry, failure)
 
     def _next_batch(self) -> list[_Waiting]:
         """Take the longest waiting requests of the fullest bucket that fit the budget."""
@@ -358,10 +401,14 @@ def _out_of_memory(error: Exception) -> bool:
 
 
 def _too_large(entry: _Waiting) -> Completion:
+    return _failed(entry, _out_of_memory_failure(entry.cost))
+
+
+def _failed(entry: _Waiting, failure: RequestFailure) -> Completion:
     return Completion(
         id=entry.request.id,
         latency_ms=(time.monotonic() - entry.submitted) * 1000,
-        error=_out_of_memory_failure(entry.cost),
+        error=failure,
     )
 
 

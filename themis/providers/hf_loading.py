@@ -31,6 +31,8 @@ class HfOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         batch_tokens: The most tokens in a batch, padding and answers included.
         batch_rows: The most requests in a batch.
         attn_implementation: Passed on to transformers.
+        continuous_batching: Whether rows that end make room at once, for greedy requests; see
+            `themis.providers.hf_continuous`.
     """
 
     dtype: str = "auto"
@@ -41,6 +43,7 @@ class HfOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     batch_tokens: Positive | None = None
     batch_rows: Positive | None = None
     attn_implementation: str | None = None
+    continuous_batching: bool = False
 
 
 def load_model(path: Path, options: HfOptions) -> Any:
