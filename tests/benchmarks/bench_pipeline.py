@@ -125,12 +125,12 @@ def plan(root: Path) -> int:
 
 
 def work(root: Path) -> int:
-    from themis.generation.worker import WorkOptions, work_shard
+    from themis.generation.worker import WorkOptions, work_on
     from themis_bundles import Bundle, incomplete_shards
 
     options = WorkOptions(results=None, model_paths={}, engine_options={}, deadline=None)
-    shards = incomplete_shards(Bundle.open(root / "bundle"))
-    return sum(work_shard(root / "bundle", shard, options).items_done for shard in shards)
+    bundle = Bundle.open(root / "bundle")
+    return sum(work_on(bundle, s, options).items_done for s in incomplete_shards(bundle))
 
 
 def verify(root: Path) -> int:

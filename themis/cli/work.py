@@ -37,7 +37,7 @@ def command(
     Example:
         themis work my-bundle --all --model SmolLM2-135M-Instruct=models/smollm2
     """
-    from themis.generation.worker import WorkOptions, work_shard
+    from themis.generation.worker import WorkOptions, work_on
     from themis_bundles import Bundle, incomplete_shards
 
     if (shard is None) == (not all_shards):
@@ -57,7 +57,7 @@ def command(
         say("nothing to do: every shard is complete")
     incomplete = False
     for number in numbers:
-        outcome = work_shard(bundle, number, options)
+        outcome = work_on(opened, number, options)
         say(f"shard {number}: {outcome.state}, {outcome.items_done} of {outcome.items_total} items")
         if outcome.state not in ("complete", "already"):
             say(f"shard {number}: {outcome.cause}; the same command continues")

@@ -22,7 +22,7 @@ from themis.generation.stopping import Stopping
 from themis.providers import Completion, Engine, EngineSettings, Request, create_engine
 from themis_bundles import Bundle, finished, shard_state
 
-__all__ = ["ShardOutcome", "WorkOptions", "start_engine", "work_shard"]
+__all__ = ["ShardOutcome", "WorkOptions", "start_engine", "work_on", "work_shard"]
 
 
 def _tell_nobody(_answered: int, _failed: int) -> None:
@@ -72,7 +72,25 @@ def work_shard(bundle_path: Path, shard: int, options: WorkOptions) -> ShardOutc
         EnvironmentNotReadyError: The model, a library or the engine is not ready here.
         SpecValidationError: A plugin that the shard needs is not here.
     """
-    bundle = Bundle.open(bundle_path, results=options.results)
+    return work_on(Bundle.open(bundle_path, results=options.results), shard, options)
+
+
+def work_on(bundle: Bundle, shard: int, options: WorkOptions) -> ShardOutcome:
+    """Do what is left of a shard of an open bundle, as `work_shard` does.
+
+    Opening a bundle reads the lines of all its shards, which adds up for whoever works on
+    thousands of them one after another.
+
+    Args:
+        bundle: The bundle, opened with the directory of the options' `results`.
+        shard: The shard's index.
+        options: How to work here.
+
+    Raises:
+        BundleError: The bundle is not valid, or results cannot be written.
+        EnvironmentNotReadyError: The model, a library or the engine is not ready here.
+        SpecValidationError: A plugin that the shard needs is not here.
+    """
     total = bundle.shard(shard).items
     if shard_state(bundle, shard).done:
         return ShardOutcome(shard, "", "already", total, total)

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from themis.generation.worker import ShardOutcome, WorkOptions, work_shard
+from themis.generation.worker import ShardOutcome, WorkOptions, work_on
 from themis.handoff.export import DEFAULT_SHARD_ITEMS, export_generation
 from themis.handoff.importing import ImportOptions, ImportReport, import_results
 from themis.handoff.register import RegisteredPlan, register_plan
@@ -178,8 +178,9 @@ def dispatch_here(options: WorkOptions) -> Dispatch:
     """Return the dispatch that works on one shard after another in this process."""
 
     def work(bundle: Path) -> None:
-        for shard in incomplete_shards(Bundle.open(bundle, results=options.results)):
-            outcome: ShardOutcome = work_shard(bundle, shard, options)
+        opened = Bundle.open(bundle, results=options.results)
+        for shard in incomplete_shards(opened):
+            outcome: ShardOutcome = work_on(opened, shard, options)
             if outcome.state not in ("complete", "already"):
                 return
 
