@@ -56,6 +56,12 @@ class TaskOptions(Frozen):
     forbid_network: bool = False
     """Whether the task cuts itself off the network."""
 
+    plugins: tuple[str, ...] = ()
+    """Modules with plugins, as the profile names them."""
+
+    plugin_directories: tuple[str, ...] = ()
+    """Where those modules are also looked for: the directory that was submitted from."""
+
     @classmethod
     def load(cls, path: Path) -> Self:
         """Read an options file.
@@ -97,5 +103,7 @@ def _content(workspace: Workspace, profile: ClusterProfile) -> bytes:
         scratch=profile.scratch,
         caches=profile.caches,
         forbid_network=profile.forbid_network,
+        plugins=profile.plugins,
+        plugin_directories=(str(Path.cwd()),) if profile.plugins else (),
     )
     return canonical_json(options.model_dump(mode="json"))

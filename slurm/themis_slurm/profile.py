@@ -63,6 +63,7 @@ def _minutes(value: object) -> object:
 
 Minutes = Annotated[int, BeforeValidator(_minutes), Field(ge=1)]
 Positive = Annotated[int, Field(ge=1)]
+PluginName = Annotated[str, Field(pattern=r"^[A-Za-z_][\w.]*(:[A-Za-z_]\w*)?$")]
 VariableName = Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")]
 
 
@@ -184,6 +185,10 @@ class ClusterProfile(Frozen):
 
     sbatch: dict[str, str | int | Literal[True]] = Field(default_factory=dict)
     """Further `#SBATCH` options by their long names; `true` gives a bare flag."""
+
+    plugins: tuple[PluginName, ...] = ()
+    """Modules with metrics, extractors or engines of your own, each as `module` or
+    `module:function`; the function, `register` when not named, is given the plugin registry."""
 
     models: dict[str, str] = Field(default_factory=dict)
     """Model id to the directory on the nodes that holds it."""

@@ -109,6 +109,7 @@ def run_task(bundle: str, shard: int, options: str) -> int:
 
 
 def _work(bundle: Path, shard: int, told: TaskOptions, early: "_EarlyStop") -> "_End":
+    from themis.evaluation.plugins import load_plugins
     from themis.generation.worker import WorkOptions, work_shard
 
     deadline = _deadline(told)
@@ -121,6 +122,7 @@ def _work(bundle: Path, shard: int, told: TaskOptions, early: "_EarlyStop") -> "
         flush_seconds=told.flush_seconds,
         # The rest of the margin is for flushing and for the engine's shutdown.
         drain_seconds=max(told.margin_s - SHUTDOWN_S, told.margin_s / 2),
+        registry=load_plugins(told.plugins, directories=told.plugin_directories),
     )
     if early.requested or (deadline is not None and time.time() >= deadline):
         return _End(PARTIAL)

@@ -6,6 +6,7 @@
                                         one level down, beside its pickles
     bundle/dispatch/options/<digest>.json   what the tasks of a submission were told
     bundle/dispatch/code/<digest>.txt       the packages of the environment that submitted
+    bundle/dispatch/calibrations/           what short jobs measured
     bundle/dispatch/failures/           the last words of tasks that ended with an error
     bundle/dispatch/lock/               one submitter at a time
 
@@ -36,6 +37,11 @@ class Workspace:
     def code(self) -> Path:
         """Where the packages of submissions are listed."""
         return self.dispatch / "code"
+
+    @property
+    def calibrations(self) -> Path:
+        """Where calibrations of this bundle lie."""
+        return self.dispatch / "calibrations"
 
     @property
     def failures(self) -> Path:

@@ -1,5 +1,6 @@
 """Dispatch on a real Slurm: what it promises, while jobs are cancelled and nodes crash."""
 
+import json
 import os
 import subprocess
 import sys
@@ -550,6 +551,40 @@ def test_a_profile_written_from_the_cluster_runs_a_bundle_on_it(
     assert status.complete
     assert (written.account, written.gpus, written.gpu_type) == ("dev", 1, "fake")
     assert "arrays of up to 9 elements" in path.read_text()
+
+
+def test_a_calibration_runs_as_a_job_and_finished_shards_say_the_same_kind_of_thing(
+    cluster: object, tmp_path: Path
+) -> None:
+    bundle = make_bundle(tmp_path / "bundle", shards=3, items=10)
+    path = tmp_path / "cluster.toml"
+    path.write_text(
+        'account = "dev"\nmem_gb = 0.9\ngpus = 1\nsignal_margin_s = 60\n[engine]\nlatency_ms = 50\n'
+    )
+
+    def ask(command: str, *words: str) -> dict[str, Any]:
+        told = ["slurm", command, str(bundle), "--profile", str(path), "--json", *words]
+        done = CliRunner().invoke(main, told)
+        assert done.exit_code == 0, done.output
+        (sizing,) = json.loads(done.stdout)
+        return dict(sizing)
+
+    measured = ask("calibrate", "--items", "8", "--out", str(tmp_path / "speed.json"))
+    shown = CliRunner().invoke(
+        main, ["slurm", "submit", str(bundle), "--profile", str(path), "--dry-run"]
+    )
+    assert "# echo: 0.00 GPU-hours for all shards" in shown.stdout
+    assert finish(open_workspace(bundle), load_profile(path)).complete
+    finished = ask("suggest")
+
+    assert measured["pace"]["source"] == "8 items of a calibration"
+    assert finished["pace"]["source"] == "3 finished shards"
+    for found in (measured, finished):
+        assert found["shard_minutes"] == 30
+        assert found["walltime_minutes"] == 40
+        assert found["pace"]["planned_per_second"] > 0
+    assert json.loads((tmp_path / "speed.json").read_text())["format"] == "themis-calibration"
+    assert read_statuses(open_workspace(bundle).bundle, 0)[0].records == 10
 
 
 def test_the_doctor_looks_at_the_cluster_and_at_a_node(cluster: object, tmp_path: Path) -> None:

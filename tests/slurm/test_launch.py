@@ -62,6 +62,12 @@ def test_pyxis_is_told_on_the_command_line_of_srun(workspace: Workspace) -> None
     ]
 
 
+def test_the_folder_of_plugins_is_mounted_where_there_are_some(workspace: Workspace) -> None:
+    command = python_command(workspace, in_container("apptainer", plugins=["own"]))
+
+    assert f"--bind {Path.cwd()} " in command
+
+
 def test_results_elsewhere_are_mounted_too(workspace: Workspace, tmp_path: Path) -> None:
     elsewhere = Workspace(workspace.bundle, tmp_path / "out" / "dispatch")
 

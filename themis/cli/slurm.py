@@ -15,6 +15,7 @@ from themis.cli.options import (
     print_json,
 )
 from themis.cli.slurm_profile import command as profile_command
+from themis.cli.slurm_sizing import calibrate, suggest
 from themis.cli.slurm_watch import (
     bundle_argument,
     logs,
@@ -27,6 +28,7 @@ from themis.cli.slurm_watch import (
 
 if TYPE_CHECKING:
     from themis_slurm.profile import ClusterProfile
+    from themis_slurm.workspace import Workspace
 
 
 @click.group()
@@ -41,6 +43,8 @@ def command() -> None:
 
 
 command.add_command(profile_command, "profile")
+command.add_command(calibrate)
+command.add_command(suggest)
 
 _needs_profile = click.option("--profile", required=True, help="The cluster profile.")
 
@@ -71,7 +75,6 @@ def submit(
     """
     from themis.cli.dispatching import read_profile, with_settings
     from themis_slurm.fleet import fleet_for
-    from themis_slurm.submit import preview
     from themis_slurm.submit import submit as submit_shards
     from themis_slurm.workspace import open_for_profile
 
@@ -80,9 +83,7 @@ def submit(
     )
     workspace = open_for_profile(bundle, loaded)
     if dry_run:
-        for record, script in preview(workspace, loaded):
-            click.echo(f"# {record.name}: {len(record.shards)} shards")
-            click.echo(script)
+        _preview(workspace, loaded)
         return
     if loaded.kind == "local":
         _work_locally(bundle, loaded, as_json=as_json)
@@ -110,6 +111,18 @@ def submit(
         click.echo(f"the scheduler took no more: {made.refused}", err=True)
     if not made.records and not made.alive and not made.refused:
         click.echo("nothing to submit: every shard is complete")
+
+
+def _preview(workspace: "Workspace", profile: "ClusterProfile") -> None:
+    """Print what would be submitted, and what it would cost where that is known."""
+    from themis_slurm.sizing import known_paces, size
+    from themis_slurm.submit import preview
+
+    for record, script in preview(workspace, profile):
+        click.echo(f"# {record.name}: {len(record.shards)} shards")
+        click.echo(script)
+    for sizing in (size(workspace, profile, pace) for pace in known_paces(workspace)):
+        click.echo(f"# {sizing.pace.model_id}: {sizing.gpu_hours:,.2f} GPU-hours for all shards")
 
 
 def _work_locally(bundle: Path, profile: "ClusterProfile", *, as_json: bool) -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from themis.errors import SpecValidationError, StorageError
 from themis.evaluation import PluginRegistry
+from themis.evaluation.plugins import load_plugins
 from themis.handoff.session import Session
 from themis.planning.datasets import Provider
 from themis.specs import BenchmarkSpec, ProjectSpec, SqliteBlobStorageSpec
@@ -52,7 +53,7 @@ def make_session(
         store: The project's open store.
         project: The project.
         benchmark: What to evaluate.
-        registry: The plugins; the built-in ones when not given.
+        registry: The plugins; the built-in ones and the project's when not given.
         providers: Datasets made in Python, by name.
     """
     return Session(
@@ -62,7 +63,8 @@ def make_session(
         project_name=project.spec.project_name,
         global_seed=project.spec.global_seed,
         keep_payloads=project.spec.storage.store_item_payloads,
-        registry=registry or PluginRegistry(),
+        registry=registry
+        or load_plugins(project.spec.plugins, directories=[str(project.base_dir)]),
         providers=providers or {},
         model_paths=model_paths(project),
         policy=project.spec.execution_policy,

@@ -104,5 +104,9 @@ class ProjectSpec(SpecBase):
     """How failures are treated."""
     models: dict[str, str] = Field(default_factory=dict)
     """Where each model's directory lies on this machine; relative to the project's file."""
+    plugins: list[str] = Field(default_factory=list)
+    """Modules with metrics, extractors or engines of your own, beside the project's file or
+    installed, each as `module` or `module:function`; the function, `register` when not named, is
+    given the plugin registry."""
     metadata: dict[str, str] = Field(default_factory=dict)
     """Labels of the project."""
