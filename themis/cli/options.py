@@ -17,6 +17,8 @@ F = TypeVar("F", bound=Callable[..., Any])
 DIRECTORY = click.Path(file_okay=False, path_type=Path)
 FILE = click.Path(dir_okay=False, path_type=Path)
 
+_SECRETS = frozenset({"api_key", "apikey", "key", "password", "secret", "token"})
+
 
 def project_option(function: F) -> F:
     """Add `--project`."""
@@ -66,9 +68,18 @@ def parse_pairs(pairs: tuple[str, ...], option: str) -> dict[str, str]:
 
 
 def parse_engine_options(pairs: tuple[str, ...]) -> dict[str, Any]:
-    """Return `--engine-option` values, read as JSON where they are JSON, as text otherwise."""
+    """Return `--engine-option` values, read as JSON where they are JSON, as text otherwise.
+
+    Raises:
+        SpecValidationError: One is not written as KEY=VALUE, or is a secret: options are recorded.
+    """
     parsed: dict[str, Any] = {}
     for key, value in parse_pairs(pairs, "--engine-option").items():
+        if key in _SECRETS:
+            raise SpecValidationError(
+                f"--engine-option {key}: options are recorded with every answer. Put the key into "
+                "an environment variable and name that one: --engine-option api_key_env=NAME"
+            )
         try:
             parsed[key] = json.loads(value)
         except json.JSONDecodeError:

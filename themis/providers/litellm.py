@@ -15,7 +15,7 @@ from typing import Any
 
 from themis.errors import ErrorCode, missing_extra
 from themis.providers.hosted import CallFailed, HostedEngine, HostedOptions, failure_of_status
-from themis.providers.openai import environment_key, retry_after
+from themis.providers.openai import checked_url, environment_key, retry_after
 from themis.providers.openai_messages import Answer, Dialect, body_of
 from themis.providers.options import read_options
 from themis.providers.protocol import (
@@ -89,6 +89,7 @@ class LiteLlmBackend:
         self._model_id = settings.model_id
         self._name = options.model or settings.model_id
         self._options = options
+        self._base = None if options.api_base is None else checked_url(options.api_base)
         self._key = environment_key(options.api_key_env)
 
     def capabilities(self) -> Capabilities:
@@ -107,7 +108,7 @@ class LiteLlmBackend:
             "engine": "litellm",
             "libraries": versions(("litellm",)),
             "model": {"id": self._model_id, "name": self._name},
-            "endpoint": {"base_url": self._options.api_base},
+            "endpoint": {"base_url": self._base},
         }
 
     def check(self, request: Request) -> None:
@@ -130,7 +131,7 @@ class LiteLlmBackend:
         try:
             reply = await self._complete(
                 **body,
-                api_base=self._options.api_base,
+                api_base=self._base,
                 api_key=self._key,
                 max_retries=0,
                 timeout=self._options.timeout_seconds,

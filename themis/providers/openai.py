@@ -94,7 +94,7 @@ class OpenAiBackend:
         self._model_id = settings.model_id
         self._name = options.model or settings.model_id
         self._options = options
-        self._base = _checked_url(options.base_url)
+        self._base = checked_url(options.base_url)
         self._key = environment_key(options.api_key_env)
         self._dialect = DIALECTS[options.dialect]
         self._template_kwargs = dict(settings.extras.get("chat_template_kwargs", {}))
@@ -281,16 +281,21 @@ def retry_after(value: str | None, *, now: dt.datetime | None = None) -> float |
     return max(0.0, (until - (now or dt.datetime.now(dt.UTC))).total_seconds())
 
 
-def _checked_url(address: str) -> str:
-    """Return the address without a slash at its end; it is recorded, so it holds no secret."""
+def checked_url(address: str) -> str:
+    """Return a server's address without a slash at its end; it is recorded, so holds no secret.
+
+    Raises:
+        EngineInitError: It is no address, or holds more than one.
+    """
     parts = urlsplit(address)
     if parts.scheme not in ("http", "https") or not parts.hostname:
         raise EngineInitError(
-            "base_url must be an address such as http://localhost:8000/v1 (option of openai)."
+            "base_url (api_base) must be an address such as http://localhost:8000/v1."
         )
     if parts.username or parts.password or parts.query or parts.fragment:
         raise EngineInitError(
-            "base_url is recorded with every answer, so it may hold no user, password or query."
+            "base_url (api_base) is recorded with every answer, so it may hold no user, password "
+            "or query."
         )
     return address.rstrip("/")
 

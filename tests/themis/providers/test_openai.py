@@ -3,13 +3,16 @@
 import datetime as dt
 import json
 import socket
+import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from click.testing import CliRunner
 
+from themis.cli import main
 from themis.errors import (
     EnvironmentNotReadyError,
     ErrorCode,
@@ -459,7 +462,7 @@ class TestStart:
     @pytest.mark.parametrize(
         ("options", "words"),
         [
-            ({"base_url": "localhost:8000"}, "base_url must be"),
+            ({"base_url": "localhost:8000"}, "must be an address"),
             ({"base_url": "https://me:pw@host/v1"}, "no user, password"),
             ({"base_url": "https://host/v1?key=abc"}, "no user, password"),
             ({"api_key_env": KEY}, "never the key itself"),
@@ -554,6 +557,69 @@ class TestWork:
         assert 12 - 3 <= kept <= 12
         assert work_shard(path, 0, options).state == "complete"
         assert service.count <= 12 + 4 + 40 - kept
+
+    def test_a_deadline_hangs_up_what_is_open_and_the_next_attempt_asks_it_again(
+        self, service: Any, write_generation_bundle: Callable[..., Path]
+    ) -> None:
+        released = threading.Event()
+
+        def stuck(call: Any) -> None:
+            if call.number > 8:
+                released.wait(20)
+            call.answer("ok")
+
+        service.reply = stuck
+        path = write_generation_bundle(
+            [f"q{n}" for n in range(20)], provider="openai", model_id="m"
+        )
+        options = {"base_url": service.url, **QUICK, "max_in_flight": 4, "timeout_seconds": 60.0}
+        began = time.time()
+
+        first = work_shard(
+            path, 0, WorkOptions(engine_options=options, deadline=began + 1, drain_seconds=0.2)
+        )
+        released.set()
+        second = work_shard(path, 0, WorkOptions(engine_options=options))
+
+        assert (first.state, first.cause, first.items_done) == ("partial", "deadline", 8)
+        assert time.time() - began < 15
+        assert (second.state, second.items_done) == ("complete", 20)
+
+    def test_the_projects_policy_counts_for_run(
+        self, service: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        service.reply = lambda call: call.send_json({"error": "down"}, status=503)
+        assert CliRunner().invoke(main, ["init", str(tmp_path / "p")]).exit_code == 0
+        monkeypatch.chdir(tmp_path / "p")
+        benchmark = Path("benchmark.toml").read_text().replace('"demo"', '"openai"')
+        Path("benchmark.toml").write_text(benchmark)
+        with Path("project.toml").open("a") as stream:
+            stream.write(
+                "\n[execution_policy]\nmax_retries = 2\ncircuit_breaker_threshold = 3\n"
+                "max_in_flight_work_items = 1\n"
+            )
+
+        done = CliRunner().invoke(
+            main,
+            [
+                *("run", "benchmark.toml", "--engine-option", f"base_url={service.url}"),
+                *("--engine-option", "backoff_seconds=0.01"),
+            ],
+        )
+
+        assert done.exit_code == 1
+        assert "3 requests in a row failed alike" in done.output
+        assert service.count == 3 * 3
+        assert service.most_open == 1
+
+    def test_a_key_on_the_command_line_is_refused_unseen(self) -> None:
+        done = CliRunner().invoke(
+            main, ["work", "bundle", "--shard", "0", "--engine-option", f"api_key={KEY}"]
+        )
+
+        assert done.exit_code == 2
+        assert "api_key_env" in done.output
+        assert KEY not in done.output
 
     def test_the_key_is_in_no_file_message_or_log(
         self,
