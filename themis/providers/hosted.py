@@ -253,6 +253,7 @@ class HostedEngine:
         self.cancel()
         try:
             self._run(self._backend.close(), timeout=CLOSE_SECONDS)
+            self._run(self._loop.shutdown_asyncgens(), timeout=CLOSE_SECONDS)
         except TimeoutError:
             pass  # a call of the user's own may never end
         finally:

@@ -125,7 +125,8 @@ class OpenAiBackend:
             "libraries": versions(("httpx",)),
             "model": {"id": self._model_id, "name": self._name, "served": self._served},
             "endpoint": {"base_url": self._base, "dialect": self._options.dialect},
-            "prompt": {
+            "max_model_len": self._served.get("max_model_len"),
+            "chat": {
                 "style": "chat" if self._chat else "plain",
                 "template_kwargs": self._template_kwargs,
             },
@@ -211,9 +212,8 @@ class OpenAiBackend:
                 async for line in response.aiter_lines():
                     # Server-sent events: `data: {...}`, blank lines, and comments to keep alive.
                     data = line.removeprefix("data:").strip() if line.startswith("data:") else ""
-                    if data == "[DONE]":
-                        break
-                    if data:
+                    # Read to the end, so that the connection can be used again.
+                    if data and data != "[DONE]":
                         answer.add(data)
                         if first is None and answer.begun:
                             first = time.monotonic() - began

@@ -37,6 +37,7 @@ class Rule:
 
 RULES: Mapping[str, Rule] = {
     "engine": Rule(AFFECTS, "engines differ in kernels, sampling and stopping"),
+    "server": Rule(MAY_AFFECT, "another server may run other weights or software", of_model=True),
     "weights": Rule(AFFECTS, "other weights are another model", of_model=True),
     "tokenizer": Rule(AFFECTS, "the same text becomes other tokens", of_model=True),
     "model configuration": Rule(
@@ -121,6 +122,7 @@ def _engine_facts(engine: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
     yield "template arguments", chat.get("template_kwargs") or None
     yield "chat template", _short(chat.get("template_sha256"))
     yield "rendered probe", _short(chat.get("probe_sha256"))
+    yield "server", _part(engine, "endpoint").get("base_url")
     yield "dtype", engine.get("dtype")
     yield "kv cache dtype", cache.get("dtype")
     yield "prefix caching", cache.get("prefix_caching")

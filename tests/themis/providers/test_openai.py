@@ -32,6 +32,7 @@ from themis.providers import (
     create_engine,
 )
 from themis.providers.openai import retry_after
+from themis.results.provenance_facts import facts, rule_of
 from themis_bundles import Bundle, chosen, verify
 
 pytest.importorskip("httpx")
@@ -662,3 +663,14 @@ class TestWork:
                         .read()
                     )
                 assert KEY.encode() not in data, file
+
+
+def test_runs_on_two_servers_say_so_when_they_are_compared(
+    engine: Callable[..., Engine], service: Any
+) -> None:
+    found = facts({"engine": engine(dialect="vllm").describe()})
+
+    assert found["server"] == service.url
+    assert found["max_model_len"] == "512"
+    assert found["prompt style"] == "chat"
+    assert rule_of("server", found).severity == "may affect results"
