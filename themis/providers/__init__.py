@@ -1,7 +1,8 @@
 """Engines: what runs a model, behind one protocol.
 
-`demo` needs nothing, `hf` runs transformers, `vllm` runs vLLM. Rendering of prompts is shared
-by the last two, so that equal conversations become equal token ids in both.
+`hf` runs transformers and `vllm` runs vLLM; rendering of prompts is shared by both, so that equal
+conversations become equal token ids. `openai`, `litellm` and a user's own engines ask somebody
+else, through `hosted`. `replay` serves what was recorded, and `demo` needs nothing.
 """
 
 from themis.providers.models import ModelDirectory as ModelDirectory

@@ -5,6 +5,8 @@ import json
 import os
 import shutil
 import stat
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -143,6 +145,29 @@ class TestHubCache:
     ) -> None:
         with pytest.raises(SpecValidationError, match="exact commit"):
             stage_model("org/tiny", tmp_path / "flat", revision=revision)
+
+
+def test_a_hub_id_that_is_nowhere_says_that_the_hub_cannot_be_reached(tmp_path: Path) -> None:
+    pytest.importorskip("huggingface_hub")
+    done = subprocess.run(
+        [
+            *(sys.executable, "-c", "from themis.cli import main; main()"),
+            *("model", "stage", f"org/tiny@{COMMIT}", str(tmp_path / "flat")),
+        ],
+        capture_output=True,
+        text=True,
+        check=False,
+        env={
+            **os.environ,
+            "HF_HOME": str(tmp_path / "hub"),
+            "HF_HUB_OFFLINE": "1",
+            "PYTHONPATH": os.pathsep.join(sys.path),
+        },
+    )
+
+    assert done.returncode == 4, done.stderr
+    assert "is not in the cache, and the hub cannot be reached" in done.stderr
+    assert not (tmp_path / "flat").exists()
 
 
 class TestPickles:
