@@ -20,6 +20,7 @@ from themis.storage.plans import (
     find_by_hash,
     held_statuses,
 )
+from themis.storage.records import EXAMPLES
 from themis.storage.registration import Cell, RunRegistration, TrialRow
 
 BATCH = 256
@@ -245,6 +246,7 @@ class _SpecKeys:
     def __init__(self, session: Session) -> None:
         store, benchmark = session.store, session.benchmark
         self._store = store
+        self._benchmark_id = benchmark.benchmark_id
         self._models = {
             id(model): store.spec_key("model", model.canonical_dict()) for model in benchmark.models
         }
@@ -260,6 +262,15 @@ class _SpecKeys:
         }
 
     def cell(self, cell: PlannedCell) -> Cell:
+        if cell.examples is not None:
+            # So that the prompt can be shown, and proved, without the dataset.
+            body = {
+                "benchmark_id": self._benchmark_id,
+                "slice_id": cell.slice.slice_id,
+                "prompt_variant_id": cell.variant.id,
+                **cell.examples.to_body(),
+            }
+            self._store.spec_key(EXAMPLES, body)
         return Cell(
             slice=self._slices[cell.slice.slice_id],
             model=self._models[id(cell.model)],

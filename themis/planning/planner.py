@@ -17,6 +17,7 @@ import msgspec
 from themis.identity import prompt_hash, slice_hash, trial_hasher, variant_hash
 from themis.planning.continuations import compile_continuations
 from themis.planning.datasets import Provider, load_items
+from themis.planning.few_shot import Examples, compile_examples
 from themis.planning.items import DataItem
 from themis.planning.prompts import compile_variant, item_namespace
 from themis.planning.transforms import Function
@@ -38,6 +39,8 @@ class PlannedCell:
     slice: SliceSpec
     variant: PromptVariantSpec
     params: InferenceParamsSpec
+    examples: Examples | None = None
+    """What stands before each question."""
 
 
 class PlannedTrial(msgspec.Struct, frozen=True, gc=False):
@@ -112,9 +115,22 @@ def plan_trials(
             for variant in benchmark.variants_of(part):
                 compiled = compile_variant(variant)
                 scored = compile_continuations(variant)
+                shots = compile_examples(
+                    variant,
+                    part,
+                    part_names,
+                    base_dir=base_dir,
+                    load=partial(
+                        load_items,
+                        base_dir=base_dir,
+                        global_seed=global_seed,
+                        providers=providers,
+                        functions=functions,
+                    ),
+                )
                 cells = [
                     (
-                        PlannedCell(model, part, variant, params),
+                        PlannedCell(model, part, variant, params, shots),
                         trial_hasher(
                             slice_=part_hash,
                             model=model_hash,
@@ -129,6 +145,8 @@ def plan_trials(
                 for place, item in enumerate(items):
                     names = item_namespace(item.item_id, item.payload, item.metadata)
                     messages = compiled.render(names, part_names)
+                    if shots is not None:
+                        messages = shots.before(messages, item.hash)
                     continuations = None if scored is None else scored.of(names, part_names)
                     rendered = canonical_json(messages)
                     asked = (

@@ -1,26 +1,36 @@
 """The prompts of a run, rendered again and proved to be what the models were asked."""
 
+import contextlib
+from collections.abc import Iterator
+
 from themis.errors import SpecValidationError
-from themis.identity import prompt_hash
+from themis.identity import digest, prompt_hash
 from themis.planning.continuations import compile_continuations
+from themis.planning.few_shot import Examples
 from themis.planning.items import metadata_of
 from themis.planning.planner import slice_namespace
 from themis.planning.prompts import CompiledPrompt, compile_variant, item_namespace
 from themis.specs import BenchmarkSpec
 from themis.specs.loading import validate_spec
 from themis.storage.plans import Run
+from themis.storage.records import examples_of
+from themis.storage.store import Store
 from themis.storage.tables import CandidateDetail
 
 
 class PlannedPrompts:
-    """Renders prompts from the benchmark and the items that the store holds."""
+    """Renders prompts from the benchmark, the items and the examples that the store holds."""
 
-    def __init__(self, run: Run) -> None:
+    def __init__(self, store: Store, run: Run) -> None:
         self._spec = validate_spec(BenchmarkSpec, dict(run.benchmark), source=run.run_id)
         self._slices = {part.slice_id: part for part in self._spec.slices}
         self._compiled: dict[str, CompiledPrompt] = {
             variant.id: compile_variant(variant) for variant in self._spec.prompt_variants
         }
+        self._examples: dict[tuple[str, str], list[Examples]] = {}
+        for body in examples_of(store, run.benchmark_id):
+            key = (body["slice_id"], body["prompt_variant_id"])
+            self._examples.setdefault(key, []).append(Examples.from_body(body, "stored"))
         self._scored = {
             variant.id: compile_continuations(variant) for variant in self._spec.prompt_variants
         }
@@ -43,5 +53,17 @@ class PlannedPrompts:
             continuations = None if scored is None else scored.of(item, names)
         except SpecValidationError:
             return None
-        asked = prompt_hash(messages, continuations)
-        return messages if asked == candidate.prompt_hash else None
+        for whole in self._with_examples(candidate, messages):
+            if prompt_hash(whole, continuations) == candidate.prompt_hash:
+                return whole
+        return None
+
+    def _with_examples(
+        self, candidate: CandidateDetail, messages: list[dict[str, str]]
+    ) -> Iterator[list[dict[str, str]]]:
+        """Yield the prompt with the examples of each plan of the benchmark, or with none."""
+        key = (candidate.slice_id, candidate.prompt_variant_id)
+        for examples in self._examples.get(key, ()):
+            with contextlib.suppress(SpecValidationError):
+                yield examples.before(messages, digest(candidate.payload))
+        yield messages

@@ -176,7 +176,7 @@ def run_config(store: Store, run: Run, project: ProjectSpec | None = None) -> di
 
 def item_details(store: Store, run: Run) -> Iterator[ItemDetail]:
     """Yield every candidate with its prompt, output, extractions and scores."""
-    prompts = PlannedPrompts(run)
+    prompts = PlannedPrompts(store, run)
     for candidate in iter_candidates(store, run):
         output = candidate.output or {}
         error = output.get("error")

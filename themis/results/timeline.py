@@ -160,7 +160,7 @@ def view_timeline(
     single = candidates[0] if len(candidates) == 1 else None
     scored = {} if single is None else single.evaluations
     evaluations = {name: record for name, record in scored.items() if name in names}
-    messages = PlannedPrompts(run).of(candidates[0])
+    messages = PlannedPrompts(store, run).of(candidates[0])
     candidate = None if sample == ALL_SAMPLES else identity.candidate_id(parts.hash, sample)
     return RecordTimelineView(
         record_id=candidate or parts.hash,

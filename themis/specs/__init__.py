@@ -23,6 +23,7 @@ from themis.specs.project import SqliteBlobStorageSpec as SqliteBlobStorageSpec
 from themis.specs.project import StorageConfig as StorageConfig
 from themis.specs.project import StorageSpec as StorageSpec
 from themis.specs.prompts import ContinuationsSpec as ContinuationsSpec
+from themis.specs.prompts import FewShotSpec as FewShotSpec
 from themis.specs.prompts import PromptMessage as PromptMessage
 from themis.specs.prompts import PromptRole as PromptRole
 from themis.specs.prompts import PromptVariantSpec as PromptVariantSpec

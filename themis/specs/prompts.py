@@ -44,6 +44,26 @@ class ContinuationsSpec(SpecBase):
         return self
 
 
+class FewShotSpec(SpecBase):
+    """Worked examples that stand before each question, after the system message."""
+
+    count: Annotated[int, Field(gt=0)]
+    """How many; they are the same for every item."""
+
+    messages: Annotated[list[PromptMessage], Field(min_length=1)]
+    """How one example is shown, as a rule a user's and an assistant's message. `{item.…}` reads the
+    example."""
+
+    split: str = "train"
+    """The part of the slice's dataset that they are taken from."""
+
+    data_dir: str | None = None
+    """The file or directory that they are taken from, when not the dataset's own."""
+
+    seed: int | None = None
+    """The seed of the draw; without one, the first examples are taken."""
+
+
 class PromptVariantSpec(SpecBase):
     """One way to ask, applied to every item of the slices that use it."""
 
@@ -61,3 +81,6 @@ class PromptVariantSpec(SpecBase):
 
     continuations: ContinuationsSpec | None = None
     """Texts to score as the model's answer instead of generating one."""
+
+    few_shot: FewShotSpec | None = None
+    """Worked examples to show before each question."""

@@ -13,6 +13,9 @@ from themis.storage.plans import Run, keys_of
 from themis.storage.projections import EXTRACTION_FAILED, METRIC_FAILED, event_record
 from themis.storage.store import Store
 
+EXAMPLES = "examples"
+"""The kind of spec that keeps the worked examples of a prompt variant for a slice."""
+
 
 @dataclass(frozen=True, slots=True)
 class PassIdentity:
@@ -306,3 +309,13 @@ def trials_of_items(store: Store, run: Run, items: Collection[tuple[str, str]]) 
         (run.key,),
     )
     return [key for key, slice_id, item_id in rows if (slice_id, item_id) in items]
+
+
+def examples_of(store: Store, benchmark_id: str) -> list[dict[str, Any]]:
+    """Return the worked examples of every plan of a benchmark, the latest first."""
+    rows = store.db.execute(
+        "SELECT body FROM specs WHERE kind = ? AND json_extract(body, '$.benchmark_id') = ?"
+        " ORDER BY id DESC",
+        (EXAMPLES, benchmark_id),
+    )
+    return [json.loads(body) for (body,) in rows]

@@ -12,6 +12,7 @@ from themis.handoff.session import Session
 from themis.orchestration.run import Dispatch, RunOutcome, dispatch_here, run_benchmark
 from themis.records.score_table import ScoreStatus
 from themis.results.aggregate import aggregate
+from themis.results.result import BenchmarkResult
 from themis.specs import ExecutionPolicySpec
 from themis.storage.checking import check_store
 from themis.storage.projections import rebuild
@@ -220,3 +221,31 @@ def test_slices_that_are_scored_in_the_same_way_keep_their_own_scores(
         "few": 3,
         "all": ITEMS,
     }
+
+
+def test_a_prompt_with_examples_is_shown_and_proved_from_the_store(
+    session: Make, body: Callable[..., dict[str, Any]], project_dir: Path
+) -> None:
+    (project_dir / "train.jsonl").write_text('{"question": "What is 7 + 7?", "answer": "14"}\n')
+    shots = {
+        "count": 1,
+        "data_dir": "train.jsonl",
+        "messages": [
+            {"role": "user", "content": "{item.question}"},
+            {"role": "assistant", "content": "{item.answer}"},
+        ],
+    }
+    variant = {**body()["prompt_variants"][0], "few_shot": shots}
+    made = session(prompt_variants=[variant])
+
+    result = BenchmarkResult(made.store, run(made).plan.run)
+    trial = next(result.iter_trial_summaries()).trial_hash
+    view = result.view_timeline(f"{trial}:0")
+
+    assert view is not None
+    assert view.conversation is not None
+    assert [turn["content"] for turn in view.conversation][:3] == [
+        "What is 7 + 7?",
+        "14",
+        "What is 1 + 1?",
+    ]
