@@ -30,6 +30,13 @@ if TYPE_CHECKING:
     metavar="MODEL=PROMPT,ANSWER",
     help="What a million tokens of a model's prompts and answers cost; may be repeated.",
 )
+@click.option(
+    "--show-prompts",
+    "shown",
+    type=click.IntRange(min=1),
+    metavar="N",
+    help="Print the first N prompts of each slice and variant instead; nothing is planned.",
+)
 @project_option
 @json_option
 def command(
@@ -39,6 +46,7 @@ def command(
     tokens_per_second: float | None,
     calibration: Path | None,
     prices: tuple[str, ...],
+    shown: int | None,
     project: Path | None,
     *,
     as_json: bool,
@@ -51,6 +59,7 @@ def command(
     Example:
         themis plan my-eval/benchmark.toml
         themis plan new/benchmark.toml --diff old/benchmark.toml
+        themis plan my-eval/benchmark.toml --show-prompts 2
     """
     from themis.handoff.estimate import estimate_plan, parse_prices
     from themis.handoff.register import register_plan
@@ -59,6 +68,9 @@ def command(
 
     if other is not None:
         _print_diff(benchmark, other, project, as_json=as_json)
+        return
+    if shown is not None:
+        _print_prompts(benchmark, project, shown, as_json=as_json)
         return
 
     rate = planning_rate(calibration, tokens_per_second)
@@ -123,6 +135,25 @@ def _print_diff(benchmark: str, other: str, project: Path | None, *, as_json: bo
     for word, names in (("added", found.scores_added), ("removed", found.scores_removed)):
         for name in names:
             click.echo(f"  score {name}: {word}")
+
+
+def _print_prompts(benchmark: str, project: Path | None, count: int, *, as_json: bool) -> None:
+    from themis.handoff.preview import preview_prompts
+    from themis.orchestration.sessions import open_session
+    from themis.results.report.terminal import printable
+
+    with open_session(benchmark, project) as session:
+        for prompt in preview_prompts(session, count):
+            if as_json:
+                print_json(dataclasses.asdict(prompt))
+                continue
+            click.echo(f"{prompt.slice_id} / {prompt.prompt_variant_id} / {prompt.item_id}")
+            for message in prompt.messages:
+                click.echo(f"  {message['role']}:")
+                for line in message["content"].split("\n"):
+                    click.echo(f"    {printable(line)}")
+            for text in prompt.continuations or ():
+                click.echo(f"  scored: {printable(text)}")
 
 
 def _print_matrix(plan: "RegisteredPlan") -> None:

@@ -100,3 +100,30 @@ def test_a_diff_names_the_fields_and_the_answers_that_lose_their_use(
 
     assert found["changed_fields"] == ["prompt_variants[terse].messages"]
     assert (found["added"], found["candidates_added"], found["answers_unused"]) == (40, 40, 40)
+
+
+def test_prompts_are_shown_as_models_would_be_asked_and_nothing_is_planned(
+    project: Path, themis: Themis
+) -> None:
+    shown = themis("plan", "benchmark.toml", "--show-prompts", 2)
+    lines = themis("plan", "benchmark.toml", "--show-prompts", 2, "--json").stdout.splitlines()
+    found = [json.loads(line) for line in lines]
+
+    assert shown.exit_code == 0, shown.stderr
+    assert [row["prompt_variant_id"] for row in found] == ["plain", "plain", "terse", "terse"]
+    for row in found:
+        assert f"sums / {row['prompt_variant_id']} / {row['item_id']}" in shown.stdout
+        assert row["messages"][-1]["content"].splitlines()[0] in shown.stdout
+    assert themis("results").exit_code != 0, "no run was planned"
+
+
+def test_a_prompt_that_cannot_be_rendered_is_named_when_it_is_shown(
+    project: Path, themis: Themis
+) -> None:
+    path = project / "benchmark.toml"
+    path.write_text(path.read_text().replace("{item.question}", "{item.qestion}"))
+
+    refused = themis("plan", "benchmark.toml", "--show-prompts", 1)
+
+    assert refused.exit_code == 2
+    assert "did you mean 'question'?" in refused.stderr
