@@ -192,18 +192,17 @@ def _answer(engine: Engine, requests: Sequence[Request]) -> list[Completion]:
 
 
 def _sample(bundle: Bundle, shards: Sequence[int], count: int) -> Iterator[Request]:
-    """Yield requests from evenly spread places of evenly spread shards."""
-    chosen = shards[:: max(1, len(shards) // count)][:count]
-    each = -(-count // len(chosen))
-    found = (
-        request
-        for shard in chosen
-        for request in itertools.islice(
-            ShardRequests(bundle, shard, ()),
-            0,
-            None,
-            max(1, bundle.shard(shard).items // each),
-        )
-    )
-    # A shard may hold one more than its part.
-    yield from itertools.islice((replace(request, follow_ups=()) for request in found), count)
+    """Yield as many requests from places that are spread evenly over the shards."""
+    total = sum(bundle.shard(shard).items for shard in shards)
+    count = min(count, total)
+    places = [number * total // count for number in range(count)]
+    begin = 0
+    for shard in shards:
+        end = begin + bundle.shard(shard).items
+        wanted = {place - begin for place in places if begin <= place < end}
+        if wanted:
+            requests = itertools.islice(ShardRequests(bundle, shard, ()), max(wanted) + 1)
+            for place, request in enumerate(requests):
+                if place in wanted:
+                    yield replace(request, follow_ups=())
+        begin = end

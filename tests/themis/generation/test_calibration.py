@@ -43,6 +43,17 @@ def test_the_sample_is_spread_over_the_shards(
     assert engines[0].closed
 
 
+@pytest.mark.parametrize("shard_items", [7, 64, 99, 512])
+def test_the_sample_is_as_large_as_asked_however_shards_are_cut(
+    write_generation_bundle: Write, shard_items: int
+) -> None:
+    path = write_generation_bundle([f"q{n}" for n in range(100)], shard_items=shard_items)
+
+    (found,) = calibrate(path, WorkOptions(), items=70)
+
+    assert found.items == 70
+
+
 def test_more_items_than_there_are_measure_all(write_generation_bundle: Write) -> None:
     path = write_generation_bundle(["a", "b", "c"])
 
