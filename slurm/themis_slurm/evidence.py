@@ -11,7 +11,7 @@
     no          absent    FAILED 69:0 / 65:0                        not ready / bad input
     no          absent    FAILED otherwise                          crashed
     no          absent    CANCELLED by somebody                     cancelled
-    no          absent    no row, or no accounting                  lost
+    no          absent    no row, or no accounting                  what the log says, else lost
 
 A task that ends with an error writes its last words to a file, which is better evidence than
 any of these and works without accounting. Slurm's own words have traps, each noted below with
@@ -60,7 +60,7 @@ _ADVICE = {
     Cause.OUT_OF_MEMORY: "raise mem_gb, or lower the engine's batch or context length",
     Cause.CANCELLED: "somebody cancelled it; submit again when that was not meant",
     Cause.ENGINE_CRASH: "read the log of the attempt; lower the engine's batch or context length",
-    Cause.BAD_ITEM: "see which items with --json; submitting again tries them once more",
+    Cause.BAD_ITEM: "its log has their errors; submitting again tries them once more",
     Cause.CRASHED: "read the log of the attempt",
     Cause.BAD_NODE: "submitting again keeps away from that node",
     Cause.NOT_READY: "a model, a library or a service is missing on the nodes: see doctor",
