@@ -577,6 +577,16 @@ def test_a_calibration_runs_as_a_job_and_finished_shards_say_the_same_kind_of_th
     assert finish(open_workspace(bundle), load_profile(path)).complete
     finished = ask("suggest")
 
+    def used() -> dict[str, Any]:
+        done = CliRunner().invoke(main, ["slurm", "usage", str(bundle), "--json"])
+        assert done.exit_code == 0, done.output
+        return dict(json.loads(done.stdout))
+
+    def settled() -> bool:
+        found = used()
+        return bool(found["attempts"] == 3 and found["gpu_hours"] == pytest.approx(found["hours"]))
+
+    eventually(settled, "three attempts, each of one GPU, in the accounting")
     assert measured["pace"]["source"] == "8 items of a calibration"
     assert finished["pace"]["source"] == "3 finished shards"
     for found in (measured, finished):

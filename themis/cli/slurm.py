@@ -15,7 +15,7 @@ from themis.cli.options import (
     print_json,
 )
 from themis.cli.slurm_profile import command as profile_command
-from themis.cli.slurm_sizing import calibrate, suggest
+from themis.cli.slurm_sizing import calibrate, suggest, usage
 from themis.cli.slurm_watch import (
     bundle_argument,
     logs,
@@ -45,6 +45,7 @@ def command() -> None:
 command.add_command(profile_command, "profile")
 command.add_command(calibrate)
 command.add_command(suggest)
+command.add_command(usage)
 
 _needs_profile = click.option("--profile", required=True, help="The cluster profile.")
 

@@ -1,4 +1,4 @@
-"""`themis slurm calibrate` and `suggest`: how long shards should be, and what they cost."""
+"""`themis slurm calibrate`, `suggest` and `usage`: what shards will cost, and what they did."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -81,6 +81,36 @@ def suggest(bundle: Path, profile: str, *, as_json: bool) -> None:
             f"no shard of {bundle} is complete yet; `themis slurm calibrate` measures a sample"
         )
     _show(sizings, as_json=as_json)
+
+
+@click.command()
+@_bundle
+@click.option("--profile", help="The cluster profile, when it puts results outside the bundle.")
+@json_option
+def usage(bundle: Path, profile: str | None, *, as_json: bool) -> None:
+    """Show what Slurm's accounting says the jobs of BUNDLE used, every attempt counted.
+
+    \b
+    Example:
+        themis slurm usage my-bundle
+    """
+    from themis.cli.dispatching import read_profile
+    from themis_slurm.billing import billed
+    from themis_slurm.records import read_records
+    from themis_slurm.workspace import open_for_profile, open_workspace
+
+    if profile is None:
+        workspace = open_workspace(bundle)
+    else:
+        workspace = open_for_profile(bundle, read_profile(profile))
+    found = billed(read_records(workspace.submissions))
+    if as_json:
+        print_json(found.to_dict())
+        return
+    click.echo(
+        f"{found.gpu_hours:,.2f} GPU-hours and {found.cpu_hours:,.2f} CPU-hours in "
+        f"{found.attempts:,} attempts of {found.hours:,.2f} hours"
+    )
 
 
 def _show(sizings: "list[Sizing]", *, as_json: bool) -> None:
