@@ -51,17 +51,22 @@ def variant_hash(variant_id: str) -> str:
 
 
 def prompt_hash(
-    messages: Sequence[Mapping[str, Any]], continuations: Sequence[str] | None = None
+    messages: Sequence[Mapping[str, Any]],
+    continuations: Sequence[str] | None = None,
+    follow_ups: Sequence[Mapping[str, Any]] | None = None,
 ) -> str:
     """Return the identity of what a model is asked.
 
     Args:
         messages: The rendered messages.
         continuations: The texts to score after them; None when an answer is generated.
+        follow_ups: The messages to send after each answer, one turn each.
     """
-    if continuations is None:
-        return digest(list(messages))
-    return digest({"continuations": list(continuations), "messages": list(messages)})
+    if continuations is not None:
+        return digest({"continuations": list(continuations), "messages": list(messages)})
+    if follow_ups:
+        return digest({"follow_ups": list(follow_ups), "messages": list(messages)})
+    return digest(list(messages))
 
 
 def trial_hash(

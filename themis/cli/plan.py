@@ -148,7 +148,7 @@ def _print_prompts(benchmark: str, project: Path | None, count: int, *, as_json:
                 print_json(dataclasses.asdict(prompt))
                 continue
             click.echo(f"{prompt.slice_id} / {prompt.prompt_variant_id} / {prompt.item_id}")
-            for message in prompt.messages:
+            for message in (*prompt.messages, *(prompt.follow_ups or ())):
                 click.echo(f"  {message['role']}:")
                 for line in message["content"].split("\n"):
                     click.echo(f"    {printable(line)}")

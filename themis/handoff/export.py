@@ -234,7 +234,8 @@ def _cost_again(item: Item, components: Sequence[Component]) -> tuple[bytes, int
     request, params = item.body.get("request"), item.body["refs"].get("params")
     if request is None or params is None:
         return b"", prompt_tokens, 0
-    most = 0 if "continuations" in request else components[params].body.get("max_tokens", 0)
+    turns = 0 if "continuations" in request else 1 + len(request.get("follow_ups", ()))
+    most = turns * components[params].body.get("max_tokens", 0)
     return canonical_json(request["messages"]), prompt_tokens, most
 
 
@@ -336,6 +337,8 @@ def _write_generation(
             writer.start_group(current)
         scored = trial.continuations
         asked = b"" if scored is None else b'"continuations":%b,' % canonical_json(scored)
+        if trial.follow_ups is not None:
+            asked += b'"follow_ups":%b,' % canonical_json(trial.follow_ups)
         # Joined, because `%` and f-strings take three times as long with long parts.
         start = b"".join(
             (

@@ -20,6 +20,8 @@ class PromptPreview:
     """The rendered messages: `role` and `content`."""
     continuations: list[str] | None
     """The texts that would be scored; None when an answer is generated."""
+    follow_ups: list[dict[str, str]] | None
+    """What would be said after each answer; None when there is one turn."""
 
 
 def preview_prompts(session: Session, count: int) -> Iterator[PromptPreview]:
@@ -55,4 +57,5 @@ def preview_prompts(session: Session, count: int) -> Iterator[PromptPreview]:
                     trial.item.item_id,
                     json.loads(trial.messages),
                     trial.continuations,
+                    trial.follow_ups,
                 )

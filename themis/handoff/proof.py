@@ -241,7 +241,9 @@ class Proof:
         candidate = identity.candidate_id(planned.hash.hex(), body["sample"])
         base = params.body.get("seed")
         seed = identity.candidate_seed(self._run.global_seed if base is None else base, candidate)
-        asked = identity.prompt_hash(request["messages"], request.get("continuations"))
+        asked = identity.prompt_hash(
+            request["messages"], request.get("continuations"), request.get("follow_ups")
+        )
         for what, claimed, expected in (
             ("model", components[refs["model"]].sha256, planned.model_hash),
             ("parameters", params.sha256, planned.params_hash),

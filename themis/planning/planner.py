@@ -19,7 +19,7 @@ from themis.planning.continuations import compile_continuations
 from themis.planning.datasets import Provider, load_items
 from themis.planning.few_shot import Examples, compile_examples
 from themis.planning.items import DataItem
-from themis.planning.prompts import compile_variant, item_namespace
+from themis.planning.prompts import compile_follow_ups, compile_variant, item_namespace
 from themis.planning.transforms import Function
 from themis.specs import BenchmarkSpec, InferenceParamsSpec, ModelSpec, PromptVariantSpec, SliceSpec
 from themis_bundles import canonical_json, sha256_hex
@@ -59,11 +59,15 @@ class PlannedTrial(msgspec.Struct, frozen=True, gc=False):
     """An estimate of the tokens to read; each continuation is read with the prompt."""
     continuations: list[str] | None = None
     """The texts to score; None when an answer is generated."""
+    follow_ups: list[dict[str, str]] | None = None
+    """What is said after each answer, one turn each."""
 
     @property
     def max_new_tokens(self) -> int:
-        """The most tokens that may be generated."""
-        return self.cell.params.max_tokens if self.continuations is None else 0
+        """The most tokens that may be generated, in all turns."""
+        if self.continuations is not None:
+            return 0
+        return self.cell.params.max_tokens * (1 + len(self.follow_ups or ()))
 
 
 def plan_trials(
@@ -115,6 +119,7 @@ def plan_trials(
             for variant in benchmark.variants_of(part):
                 compiled = compile_variant(variant)
                 scored = compile_continuations(variant)
+                later = compile_follow_ups(variant)
                 shots = compile_examples(
                     variant,
                     part,
@@ -148,13 +153,14 @@ def plan_trials(
                     if shots is not None:
                         messages = shots.before(messages, item.hash)
                     continuations = None if scored is None else scored.of(names, part_names)
+                    follow_ups = None if later is None else later.render(names, part_names)
                     rendered = canonical_json(messages)
                     asked = (
                         sha256_hex(rendered)
-                        if continuations is None
-                        else prompt_hash(messages, continuations)
+                        if continuations is None and follow_ups is None
+                        else prompt_hash(messages, continuations, follow_ups)
                     )
-                    tokens = _prompt_tokens(messages, continuations)
+                    tokens = _prompt_tokens(messages, continuations, follow_ups)
                     for cell, hash_of in cells:
                         yield PlannedTrial(
                             hash_of(item.hash, asked),
@@ -165,14 +171,24 @@ def plan_trials(
                             asked,
                             tokens,
                             continuations,
+                            follow_ups,
                         )
 
 
-def _prompt_tokens(messages: list[dict[str, str]], continuations: list[str] | None) -> int:
+def _prompt_tokens(
+    messages: list[dict[str, str]],
+    continuations: list[str] | None,
+    follow_ups: list[dict[str, str]] | None,
+) -> int:
     characters = sum([len(message["content"]) for message in messages])
     if continuations is not None:
         characters *= len(continuations)
         characters += sum(map(len, continuations))
+    elif follow_ups is not None:
+        # Every turn reads what was said before; the answers' lengths are not known.
+        turns = len(follow_ups)
+        characters *= turns + 1
+        characters += sum(len(said["content"]) * (turns - n) for n, said in enumerate(follow_ups))
     return -(-characters // CHARACTERS_PER_TOKEN)
 
 

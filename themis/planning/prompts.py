@@ -130,6 +130,17 @@ def compile_variant(variant: PromptVariantSpec) -> CompiledPrompt:
     return _compile(variant.messages, space, variant.id)
 
 
+def compile_follow_ups(variant: PromptVariantSpec) -> CompiledPrompt | None:
+    """Parse the templates of a variant's follow-up turns; None when it has none.
+
+    Raises:
+        SpecValidationError: A template holds a field that can never be filled.
+    """
+    if variant.follow_ups is None:
+        return None
+    return compile_variant(variant.model_copy(update={"messages": variant.follow_ups}))
+
+
 def render_messages(
     messages: Iterable[PromptMessage],
     *,

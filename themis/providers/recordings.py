@@ -120,13 +120,28 @@ def read_bundle(path: Path, results: Path | None) -> Iterator[Recording]:
                 continue
             asked = entry.item.body["request"]
             params = components[entry.item.body["refs"]["params"]].body
-            yield Recording(
-                prompt_hash(asked["messages"], asked.get("continuations")),
-                entry.record.record,
-                sample=int(entry.item.body.get("sample", 0)),
-                model=model,
-                params=_known(params),
-            )
+            for messages, record in _turns(asked, entry.record.record):
+                yield Recording(
+                    prompt_hash(messages, asked.get("continuations")),
+                    record,
+                    sample=int(entry.item.body.get("sample", 0)),
+                    model=model,
+                    params=_known(params),
+                )
+
+
+def _turns(
+    asked: Mapping[str, Any], record: Mapping[str, Any]
+) -> Iterator[tuple[list[Any], Mapping[str, Any]]]:
+    """Yield what was said before each answer of a conversation, and the answer."""
+    follow_ups = asked.get("follow_ups", ())
+    if follow_ups and "error" in record:
+        return  # it does not say which turn failed
+    said = list(asked["messages"])
+    for turn, follow_up in zip(record.get("turns", ()), follow_ups, strict=False):
+        yield said, turn
+        said = [*said, {"role": "assistant", "content": turn["text"]}, follow_up]
+    yield said, {name: value for name, value in record.items() if name != "turns"}
 
 
 def asked_hash(request: Request) -> str:

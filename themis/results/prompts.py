@@ -1,7 +1,8 @@
 """The prompts of a run, rendered again and proved to be what the models were asked."""
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from typing import Any
 
 from themis.errors import SpecValidationError
 from themis.identity import digest, prompt_hash
@@ -9,7 +10,12 @@ from themis.planning.continuations import compile_continuations
 from themis.planning.few_shot import Examples
 from themis.planning.items import metadata_of
 from themis.planning.planner import slice_namespace
-from themis.planning.prompts import CompiledPrompt, compile_variant, item_namespace
+from themis.planning.prompts import (
+    CompiledPrompt,
+    compile_follow_ups,
+    compile_variant,
+    item_namespace,
+)
 from themis.specs import BenchmarkSpec
 from themis.specs.loading import validate_spec
 from themis.storage.plans import Run
@@ -31,12 +37,15 @@ class PlannedPrompts:
         for body in examples_of(store, run.benchmark_id):
             key = (body["slice_id"], body["prompt_variant_id"])
             self._examples.setdefault(key, []).append(Examples.from_body(body, "stored"))
+        self._later = {v.id: compile_follow_ups(v) for v in self._spec.prompt_variants}
         self._scored = {
             variant.id: compile_continuations(variant) for variant in self._spec.prompt_variants
         }
 
     def of(self, candidate: CandidateDetail) -> list[dict[str, str]] | None:
-        """Return the messages of a candidate: role and content of each.
+        """Return what was said before a candidate's answer: role and content of each message.
+
+        With follow-up turns, the answers before the last are among them.
 
         None where the item is not stored, or where what is rendered now does not have the
         digest of what was planned.
@@ -51,11 +60,13 @@ class PlannedPrompts:
         try:
             messages = compiled.render(item, names)
             continuations = None if scored is None else scored.of(item, names)
+            later = self._later[candidate.prompt_variant_id]
+            follow_ups = None if later is None else later.render(item, names)
         except SpecValidationError:
             return None
         for whole in self._with_examples(candidate, messages):
-            if prompt_hash(whole, continuations) == candidate.prompt_hash:
-                return whole
+            if prompt_hash(whole, continuations, follow_ups) == candidate.prompt_hash:
+                return _before_the_answer(whole, follow_ups or [], candidate.output or {})
         return None
 
     def _with_examples(
@@ -67,3 +78,12 @@ class PlannedPrompts:
             with contextlib.suppress(SpecValidationError):
                 yield examples.before(messages, digest(candidate.payload))
         yield messages
+
+
+def _before_the_answer(
+    messages: list[dict[str, str]], follow_ups: list[dict[str, str]], output: Mapping[str, Any]
+) -> list[dict[str, str]]:
+    said = list(messages)
+    for turn, follow_up in zip(output.get("turns", ()), follow_ups, strict=False):
+        said += [{"role": "assistant", "content": turn["text"]}, follow_up]
+    return said

@@ -249,12 +249,12 @@ def _engine(origin: Mapping[str, Any]) -> str:
 def _conversation(
     messages: Sequence[Mapping[str, str]], candidates: Sequence[CandidateDetail]
 ) -> Iterator[Mapping[str, str]]:
+    # With one candidate the earlier turns are among the messages.
     yield from messages
     for candidate in candidates:
         output = candidate.output or {}
-        for turn in (*output.get("turns", ()), output):
-            if "text" in turn:
-                yield {"role": "assistant", "content": turn["text"]}
+        if "text" in output:
+            yield {"role": "assistant", "content": output["text"]}
 
 
 def _event(event: EventRow) -> dict[str, Any]:

@@ -84,3 +84,17 @@ class PromptVariantSpec(SpecBase):
 
     few_shot: FewShotSpec | None = None
     """Worked examples to show before each question."""
+
+    follow_ups: Annotated[list[PromptMessage], Field(min_length=1)] | None = None
+    """What the user says after each answer, one turn each; the last answer is the one that is
+    scored."""
+
+    @model_validator(mode="after")
+    def _turns_need_answers(self) -> Self:
+        if self.follow_ups is None:
+            return self
+        if self.continuations is not None:
+            raise ValueError("follow_ups need answers, and continuations ask for none")
+        if any(message.role is not PromptRole.USER for message in self.follow_ups):
+            raise ValueError("follow_ups are what the user says: their role is 'user'")
+        return self

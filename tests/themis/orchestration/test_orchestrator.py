@@ -357,6 +357,119 @@ def test_a_diff_needs_no_plan(orchestrator: Orchestrator, benchmark: Make) -> No
     assert (found.candidates_added, found.changed_fields) == (ITEMS, ("num_samples",))
 
 
+def test_follow_up_turns_are_asked_after_each_answer_and_the_last_one_is_scored(
+    project_dir: Path, benchmark: Make, body: Callable[..., dict[str, Any]]
+) -> None:
+    def adder(request: Request) -> str:
+        return right(request) if len(request.messages) == 1 else f"Again {len(request.messages)}"
+
+    registry = PluginRegistry()
+    registry.register_inference_engine("adder", adder)
+    variant = {
+        **body()["prompt_variants"][0],
+        "follow_ups": [
+            {"role": "user", "content": "Is {item.answer} right?"},
+            {"role": "user", "content": "Sure?"},
+        ],
+    }
+    scores = [{"name": "whole", "metrics": ["response_length"]}]
+    spec = benchmark(
+        models=[{"model_id": "m", "provider": "adder"}],
+        prompt_variants=[variant],
+        slices=[{**body()["slices"][0], "scores": scores}],
+    )
+
+    with Orchestrator.from_project_file(project_dir / "project.toml", registry=registry) as made:
+        bundle = made.export_generation_bundle(spec)
+        plain = made.export_generation_bundle(benchmark(models=spec.model_dump()["models"]))
+        result = made.run_benchmark(spec)
+        trial = next(result.iter_trial_summaries()).trial_hash
+        view = result.view_timeline(f"{trial}:0")
+        estimate = made.estimate(spec.model_copy(update={"num_samples": 2}))
+        (row,) = result.aggregate(group_by=["metric_id"])
+
+    assert next(iter(bundle.items)).body["id"] != next(iter(plain.items)).body["id"]
+    assert view is not None
+    assert view.conversation is not None
+    assert [turn["content"] for turn in view.conversation] == [
+        "What is 1 + 1?",
+        "2",
+        "Is 2 right?",
+        "Again 3",
+        "Sure?",
+        "Again 5",
+    ]
+    assert row["mean"] == len("Again 5")
+    assert estimate.estimated_completion_tokens == 3 * 32 * ITEMS
+
+
+def test_follow_ups_of_another_stores_bundle_are_compared_with_the_plan(
+    project_dir: Path, benchmark: Make, body: Callable[..., dict[str, Any]], tmp_path: Path
+) -> None:
+    variant = {
+        **body()["prompt_variants"][0],
+        "follow_ups": [{"role": "user", "content": "Sure?"}],
+    }
+    spec = benchmark(prompt_variants=[variant])
+    with Orchestrator.from_project_file(project_dir / "project.toml") as first:
+        written = first.export_generation_bundle(spec).write(tmp_path / "bundle")
+    dispatch_here(WorkOptions()).work(written)
+    project = (project_dir / "project.toml").read_text()
+    (project_dir / "other.toml").write_text(project.replace('"store"', '"other"'))
+
+    with Orchestrator.from_project_file(project_dir / "other.toml") as second:
+        second.plan(spec)
+        result = second.import_generation_results(written)
+
+        assert {trial.status for trial in result.iter_trial_summaries()} == {"ok"}
+
+
+def test_every_turn_of_a_conversation_is_replayed_from_a_bundle(
+    project_dir: Path, benchmark: Make, body: Callable[..., dict[str, Any]]
+) -> None:
+    registry = PluginRegistry()
+    registry.register_inference_engine("turns", lambda request: f"turn {len(request.messages)}")
+    variant = {
+        **body()["prompt_variants"][0],
+        "follow_ups": [{"role": "user", "content": "Sure?"}],
+    }
+    recorded = benchmark(models=[{"model_id": "m", "provider": "turns"}], prompt_variants=[variant])
+    replayed = benchmark(
+        models=[{"model_id": "m", "provider": "replay"}], prompt_variants=[variant]
+    )
+
+    with Orchestrator.from_project_file(project_dir / "project.toml", registry=registry) as made:
+        path = made.export_generation_bundle(recorded).path
+        made.run_benchmark(recorded)
+        result = made.run_benchmark(replayed, engine_options={"replay": {"source": str(path)}})
+        outputs = [trial.output for trial in result.iter_trials()]
+
+    for output in outputs:
+        assert output is not None
+        assert [turn["text"] for turn in output["turns"]] == ["turn 1"]
+        assert output["text"] == "turn 3"
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"continuations": {"texts": ["a"]}}, "continuations ask for none"),
+        ({"follow_ups": [{"role": "system", "content": "x"}]}, "their role is 'user'"),
+    ],
+)
+def test_follow_ups_that_cannot_be_are_refused(
+    benchmark: Make,
+    body: Callable[..., dict[str, Any]],
+    changes: dict[str, Any],
+    message: str,
+) -> None:
+    follow_ups = [{"role": "user", "content": "Sure?"}]
+    variant = {**body()["prompt_variants"][0], "follow_ups": follow_ups, **changes}
+
+    with pytest.raises(SpecValidationError, match=message):
+        benchmark(prompt_variants=[variant])
+
+
 def test_a_named_backend_does_the_work(orchestrator: Orchestrator, benchmark: Make) -> None:
     asked = []
 
