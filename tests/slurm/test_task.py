@@ -22,6 +22,12 @@ from themis_slurm.task import run_task
 from themis_slurm.workspace import Workspace
 
 
+@pytest.fixture(autouse=True)
+def environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A task sets up the environment of its whole process; here, that of a test alone."""
+    monkeypatch.setattr(os, "environ", dict(os.environ))
+
+
 def options(workspace: Workspace, **changes: Any) -> str:
     return str(write_options(workspace, ClusterProfile(kind="local", **changes)))
 
