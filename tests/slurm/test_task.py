@@ -6,7 +6,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -23,9 +23,12 @@ from themis_slurm.workspace import Workspace
 
 
 @pytest.fixture(autouse=True)
-def environment(monkeypatch: pytest.MonkeyPatch) -> None:
+def environment() -> Iterator[None]:
     """A task sets up the environment of its whole process; here, that of a test alone."""
-    monkeypatch.setattr(os, "environ", dict(os.environ))
+    before = dict(os.environ)
+    yield
+    os.environ.clear()
+    os.environ.update(before)
 
 
 def options(workspace: Workspace, **changes: Any) -> str:
