@@ -119,6 +119,7 @@ def test_a_bad_constraint_is_refused_and_the_rest_go_on(
         ({"gpu_memory_utilization": 1.5}, "gpu_memory_utilization"),
         ({"data_parallel_size": 2}, "data_parallel_size"),
         ({"max_num_seqs": -1}, "max_num_seqs"),
+        ({"batch_invariant": True}, "batch_invariant needs a GPU"),
     ],
     ids=str,
 )
@@ -139,6 +140,17 @@ def test_more_gpus_than_there_are_cannot_be_asked_for(monkeypatch: pytest.Monkey
     vllm_module._check_devices(options)
     with pytest.raises(EngineInitError, match="needs 8 GPUs; this process sees 4"):
         vllm_module._check_devices(msgspec.structs.replace(options, tensor_parallel_size=4))
+
+
+@pytest.mark.parametrize(("asked", "told"), [(True, "1"), (False, "0"), (None, "kept")])
+def test_batch_invariance_is_told_to_vllm(
+    monkeypatch: pytest.MonkeyPatch, asked: Any, told: str
+) -> None:
+    monkeypatch.setattr(os, "environ", {"VLLM_BATCH_INVARIANT": "kept"})
+
+    vllm_module._prepare_environment(vllm_module.VllmOptions(batch_invariant=asked), on_cpu=False)
+
+    assert os.environ["VLLM_BATCH_INVARIANT"] == told
 
 
 def test_prefixes_are_cached_unless_an_option_says_otherwise(vllm_engine: Engine) -> None:

@@ -103,6 +103,8 @@ class VllmOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         multiprocess: Run the core in a process of its own; False on a CPU.
         threads: OpenMP threads, for a CPU.
         stall_seconds: Give the engine up when nothing came out for so long; multi-process only.
+        batch_invariant: Compute so that a text does not depend on its batch, which needs a GPU of
+            compute capability 8.0 and is slower; None leaves it to `VLLM_BATCH_INVARIANT`.
     """
 
     dtype: str = "auto"
@@ -122,6 +124,7 @@ class VllmOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     multiprocess: bool | None = None
     threads: Positive | None = None
     stall_seconds: float = 1800.0
+    batch_invariant: bool | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,6 +153,10 @@ class VllmEngine:
         self._adapter = None if folder is None else check_adapter(folder)
         if not on_cpu:
             _check_devices(self._options)
+        elif self._options.batch_invariant:
+            raise EngineInitError(
+                "batch_invariant needs a GPU; on a CPU, float32 gives equal texts in any batch."
+            )
         _prepare_environment(self._options, on_cpu=on_cpu)
         self._arguments = _arguments(self._options, self._adapter, on_cpu=on_cpu)
         self._renderer = ChatRenderer(settings.model_path, settings.extras)
@@ -408,12 +415,14 @@ def _prepare_environment(options: VllmOptions, *, on_cpu: bool) -> None:
     for name, value in defaults.items():
         os.environ.setdefault(name, value)
     multiprocess = not on_cpu if options.multiprocess is None else options.multiprocess
+    if options.batch_invariant is not None:
+        os.environ["VLLM_BATCH_INVARIANT"] = "1" if options.batch_invariant else "0"
     os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "1" if multiprocess else "0"
 
 
 def _arguments(options: VllmOptions, adapter: Adapter | None, *, on_cpu: bool) -> dict[str, Any]:
     """Return the arguments for `LLM`, with defaults that suit a CPU when there is no GPU."""
-    own = {"multiprocess", "threads", "stall_seconds"}
+    own = {"multiprocess", "threads", "stall_seconds", "batch_invariant"}
     given = {
         name: value
         for name, value in msgspec.structs.asdict(options).items()
