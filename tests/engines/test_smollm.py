@@ -22,8 +22,8 @@ from themis.providers.gguf import convert_gguf, packaged_smollm2
 pytestmark = [pytest.mark.engine, pytest.mark.smollm]
 
 ROOT = Path(__file__).parent.parent.parent
-QUESTIONS = 6
-MAX_TOKENS = 24
+QUESTIONS = 64
+MAX_TOKENS = 16
 
 
 @pytest.fixture(scope="session")
@@ -191,7 +191,7 @@ def test_likelihoods_are_those_of_a_direct_forward_pass(
     asked = [
         ("What is the capital of France?", ["The capital of France is Paris.", "Rome", "Paris"]),
         ("Is ice cold?", ["A", "B", "Yes", "Yes, ice is cold.", "42 \u00e9\u00e8 \u4f60\u597d"]),
-        *((question, ["72", "The answer is 10 dollars."]) for question in questions),
+        *((question, ["72", "The answer is 10 dollars."]) for question in questions[:6]),
     ]
     arguments = (smollm, provider, json.dumps(asked))
 
@@ -226,7 +226,7 @@ def test_the_worker_answers_as_the_bare_engine_does(
     worked = run_script(tmp_path, WORKED, *arguments)
 
     assert worked == expected
-    assert len(set(worked)) == len(questions)
+    assert len(set(worked)) > len(questions) / 2, "some answers begin alike, most do not"
     assert all(len(text.split()) > 5 for text in worked)
 
 
