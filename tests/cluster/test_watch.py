@@ -130,6 +130,8 @@ def test_a_refresh_asks_the_scheduler_one_question_and_the_end_is_explained(
     path = workspace.bundle.path
     themis("submit", path, "--profile", profile(400))
     os.kill(pid_of(workspace, 1), 9)
+    # Accounting is late by seconds at times, and watching need not wait for it.
+    eventually(lambda: shards_that_are(workspace, Cause.CRASHED) == [1], "crash of shard 1")
     calls = tmp_path / "calls"
     shims = tmp_path / "shims"
     shims.mkdir()
