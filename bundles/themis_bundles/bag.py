@@ -7,7 +7,6 @@ without Themis. The reader here is stricter than both: it refuses unlisted files
 
 import re
 from collections.abc import Mapping
-from pathlib import PurePosixPath
 
 from themis_bundles.canonical import sha256_hex
 from themis_bundles.errors import BundleError
@@ -94,8 +93,3 @@ def tag_files(payload: Mapping[str, str], info: bytes) -> dict[str, bytes]:
     }
     files[TAG_MANIFEST] = checksum_lines({name: sha256_hex(data) for name, data in files.items()})
     return files
-
-
-def folders_of(paths: Mapping[str, str]) -> set[str]:
-    """Return every folder that the paths pass through, `.` excluded."""
-    return {str(parent) for path in paths for parent in PurePosixPath(path).parents} - {"."}

@@ -99,16 +99,6 @@ def parse_canonical(data: bytes) -> Any:
     return value
 
 
-def parse_lines(lines: Sequence[bytes]) -> Iterator[Any]:
-    """Parse lines, each of which must be canonical JSON, and give their values in order.
-
-    Raises:
-        CanonicalError: At the first line that is not canonical, after the values before it.
-    """
-    for batch in batches(lines):
-        yield from map(parse_canonical, batch.lines) if batch.values is None else batch.values
-
-
 def batches(lines: Sequence[bytes]) -> Iterator[Batch]:
     """Parse lines a few at a time, and tell whether all lines of a batch are canonical JSON.
 
